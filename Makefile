@@ -1,0 +1,59 @@
+# `make help` lists the targets.
+
+GO ?= go
+RUN = scripts/with-cc $(GO) run ./internal/testenv/run --
+TOOLS = bin/tools
+# Every Go file that a person wrote.
+SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
+
+.DEFAULT_GOAL := help
+.PHONY: help dev build test test-long test-browser check-fmt check-generated fmt generate lint vuln clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+
+dev: build ## everything on this machine: services, relay, WebSocket server, demo page
+	@exec bin/outbox-relay dev
+
+build: ## the binary, in bin/
+	$(GO) build -o bin/outbox-relay ./cmd/outbox-relay
+
+test: check-fmt ## all tests in small sizes, with what they need, in under 5 minutes
+	$(RUN) $(GO) test -race -timeout 4m ./...
+
+test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
+	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m ./...
+
+test-browser: build ## the demo page in a headless browser
+	scripts/browser-test
+
+check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
+	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }
+
+check-generated: $(TOOLS)/sqlc ## that generated code is what sqlc would generate
+	$(TOOLS)/sqlc diff
+
+fmt: $(TOOLS)/gofumpt ## format all Go files
+	$(TOOLS)/gofumpt -w $(SOURCES)
+
+generate: $(TOOLS)/sqlc ## the code that sqlc writes
+	$(TOOLS)/sqlc generate
+	UPDATE_GENERATED_SUM=1 $(GO) test -count=1 -run TestGeneratedCodeIsFresh ./internal/archtest
+
+lint: $(TOOLS)/golangci-lint ## linters (tools/golangci.yml)
+	$(TOOLS)/golangci-lint run --config tools/golangci.yml ./...
+
+vuln: $(TOOLS)/govulncheck ## known vulnerabilities in what is linked
+	$(TOOLS)/govulncheck ./...
+
+clean: ## delete what was built here (not the caches)
+	rm -rf bin
+
+# Tools are built once, from the versions that tools/go.mod pins.
+$(TOOLS)/sqlc: PKG = github.com/sqlc-dev/sqlc/cmd/sqlc
+$(TOOLS)/gofumpt: PKG = mvdan.cc/gofumpt
+$(TOOLS)/golangci-lint: PKG = github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+$(TOOLS)/govulncheck: PKG = golang.org/x/vuln/cmd/govulncheck
+$(TOOLS)/goose: PKG = github.com/pressly/goose/v3/cmd/goose
+$(TOOLS)/%: tools/go.mod tools/go.sum
+	scripts/with-cc $(GO) -C tools build -o ../$@ $(PKG)

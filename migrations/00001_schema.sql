@@ -1,0 +1,114 @@
+-- The schema of outbox-relay: the outbox, the ticks, the two membership tables and
+-- the roles. Everything lives in the schema "relay"; nothing outside of it is touched.
+
+-- +goose Up
+
+-- Roles are cluster-wide: created only if absent, never dropped. A concurrent creator is tolerated.
+-- +goose StatementBegin
+DO $$
+DECLARE
+    missing text;
+BEGIN
+    FOR missing IN
+        SELECT r FROM unnest(ARRAY['relay_emitter', 'relay_relay', 'relay_migrator']) AS r
+        WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = r)
+    LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', missing);
+        EXCEPTION
+            WHEN duplicate_object OR unique_violation THEN
+                NULL;
+            WHEN insufficient_privilege THEN
+                RAISE EXCEPTION 'the role % is missing and % may not create it', missing, current_user
+                    USING ERRCODE = 'insufficient_privilege',
+                          HINT = 'As a role with CREATEROLE run once: CREATE ROLE relay_emitter NOLOGIN; CREATE ROLE relay_relay NOLOGIN; CREATE ROLE relay_migrator NOLOGIN;';
+        END;
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+CREATE SCHEMA IF NOT EXISTS relay;
+
+-- One row per event. Written by applications in the transaction of the change itself, read by the relay.
+-- xid is the writer's transaction: the relay's cursor is a snapshot, and a row is new if that snapshot doesn't see xid.
+-- data is json, not jsonb: it keeps the bytes, costs the writer less and takes \u0000.
+CREATE TABLE relay.outbox (
+    id                bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    xid               xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    program_id        text        COLLATE "C" NOT NULL,
+    event             text        COLLATE "C" NOT NULL,
+    request_id        text        COLLATE "C",
+    data              json        NOT NULL DEFAULT '{}',
+    performed_by_id   text        COLLATE "C",
+    performed_by_name text,
+    created_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    traceparent       text        COLLATE "C",
+    control           boolean     NOT NULL DEFAULT false,
+    CONSTRAINT "program_id must be 1 to 128 of A-Z a-z 0-9 . _ : -"
+        CHECK (program_id ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    CONSTRAINT "event must be noun:verb, lower case, at most 64, not relay:"
+        CHECK (event ~ '^[a-z][a-z0-9_]*:[a-z][a-z0-9_]*$' AND length(event) <= 64 AND control = (event ~ '^relay:')),
+    CONSTRAINT "request_id must be 1 to 128 characters"
+        CHECK (length(request_id) BETWEEN 1 AND 128),
+    CONSTRAINT "data must be a JSON object"
+        CHECK (json_typeof(data) = 'object'),
+    CONSTRAINT "data must be at most 256 KiB"
+        CHECK (octet_length(data::text) <= 262144),
+    CONSTRAINT "performed_by_id must be 1 to 128 characters"
+        CHECK (length(performed_by_id) BETWEEN 1 AND 128),
+    CONSTRAINT "performed_by_name must be at most 256 characters"
+        CHECK (length(performed_by_name) <= 256),
+    CONSTRAINT "traceparent must be at most 128 characters"
+        CHECK (length(traceparent) <= 128)
+);
+
+-- Both halves of the relay's read, and retention.
+CREATE INDEX outbox_xid_idx ON relay.outbox (xid);
+-- Deep catch-up of one program.
+CREATE INDEX outbox_program_id_xid_idx ON relay.outbox (program_id, xid);
+-- A user's membership changes that aren't relayed yet: only control rows are in it, so that an event pays nothing.
+CREATE INDEX outbox_control_idx ON relay.outbox (performed_by_id, xid) WHERE control;
+
+-- One row per relayed batch. The batch of a tick is what its snapshot sees and the snapshot of the tick before doesn't.
+-- Its rows, ordered by (control DESC, id), have the positions position-events+1 … position.
+-- The oldest tick is only a base: the batch of it may have been deleted.
+CREATE TABLE relay.ticks (
+    position     bigint      PRIMARY KEY,
+    after        bigint      NOT NULL UNIQUE,
+    snapshot     pg_snapshot NOT NULL,
+    events       bigint      NOT NULL CHECK (events >= 0),
+    at           timestamptz NOT NULL,
+    system_id    bigint      NOT NULL,
+    timeline     bigint      NOT NULL,
+    rebased_from bigint,
+    CHECK (position > after AND position - events >= after)
+);
+-- The tick that a row belongs to: the first whose snapshot sees its xid.
+CREATE INDEX ticks_xmax_idx ON relay.ticks (pg_snapshot_xmax(snapshot), position);
+
+CREATE TABLE relay.users (
+    id         text    PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128),
+    first_name text    NOT NULL DEFAULT '',
+    last_name  text    NOT NULL DEFAULT '',
+    email      text    NOT NULL DEFAULT '',
+    role       text    NOT NULL DEFAULT 'member',
+    is_active  boolean NOT NULL DEFAULT true
+);
+
+CREATE TABLE relay.program_members (
+    user_id    text    NOT NULL CHECK (length(user_id) BETWEEN 1 AND 128),
+    program_id text    NOT NULL CHECK (program_id ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    is_active  boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (user_id, program_id)
+);
+
+-- Serialises concurrent membership changes of one user (see relay.lock_user).
+CREATE TABLE relay.user_locks (
+    user_id text PRIMARY KEY,
+    xid     xid8 NOT NULL
+);
+
+-- +goose Down
+-- The roles stay: they belong to the cluster, and another database may use them.
+DROP SCHEMA relay CASCADE;

@@ -1,0 +1,154 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/outbox/internal/outboxdb"
+)
+
+// ErrExpired says that a cursor lies below what the outbox still holds.
+var ErrExpired = errors.New("position is below the retention of the outbox")
+
+// Beginner starts transactions: a *pgxpool.Pool or *pgx.Conn.
+type Beginner interface {
+	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
+}
+
+// ReadHistory returns at least limit rows (if there are as many; at most those of a few ticks more) of a program with position > after,
+// in the order of the log, and the position through which they are complete: nothing else of the program lies in (after, through].
+// ErrExpired if after lies below what is held. The cost grows with the rows returned, not with those in the table.
+func ReadHistory(ctx context.Context, db Beginner, program string, after int64, limit int) (rows []Row, through int64, err error) {
+	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
+		base, err := readBase(ctx, tx, after)
+		if err != nil {
+			return err
+		}
+		newest, err := NewestTick(ctx, tx)
+		if err != nil {
+			return err
+		}
+		cursor, lower, through0 := after, base.Snapshot, newest.Position
+		through = through0
+		for len(rows) < limit && cursor < newest.Position {
+			upper, end, err := boundAbove(ctx, tx, program, lower, newest, limit-len(rows))
+			if err != nil {
+				return err
+			}
+			some, err := readRows(ctx, tx, program, lower, upper, func(p int64) bool { return p > after })
+			if err != nil {
+				return err
+			}
+			rows = append(rows, some...)
+			cursor, lower, through = end, upper, end
+		}
+		return nil
+	})
+	return rows, max(through, after), err
+}
+
+// ReadHistoryBefore returns at least limit rows (if there are as many) of a program with after < position < before, the newest of
+// them, in descending order. ErrExpired if after lies below what is held.
+func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before, after int64, limit int) (rows []Row, err error) {
+	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
+		base, err := readBase(ctx, tx, after)
+		if err != nil {
+			return err
+		}
+		upper, err := queries.Upper(ctx, tx, before-1)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("find the tick of position %d: %w", before-1, err)
+		}
+		top := upper.Snapshot
+		for len(rows) < limit {
+			bottom, done, err := boundBelow(ctx, tx, program, base.Snapshot, top, limit-len(rows))
+			if err != nil {
+				return err
+			}
+			some, err := readRows(ctx, tx, program, bottom, top, func(p int64) bool { return p > after && p < before })
+			if err != nil {
+				return err
+			}
+			for i := len(some) - 1; i >= 0; i-- {
+				rows = append(rows, some[i])
+			}
+			if done {
+				return nil
+			}
+			top = bottom
+		}
+		return nil
+	})
+	return rows, err
+}
+
+// inSnapshot runs several reads in one snapshot, so that retention can't take rows away between them.
+func inSnapshot(ctx context.Context, db Beginner, read func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, read)
+}
+
+func readBase(ctx context.Context, tx pgx.Tx, after int64) (outboxdb.BaseRow, error) {
+	base, err := queries.Base(ctx, tx, after)
+	if err != nil {
+		return base, fmt.Errorf("find the tick below position %d: %w", after, err)
+	}
+	if base.Expired {
+		return base, ErrExpired
+	}
+	return base, nil
+}
+
+// boundAbove finds the tick up to which about limit rows above lower lie: the limit-th smallest among the ticks of the first rows by
+// xid. The order by xid is only a guide (a late transaction has a small xid and a late tick): whichever tick comes out, all rows up to
+// it are read.
+func boundAbove(ctx context.Context, tx pgx.Tx, program, lower string, newest Tick, limit int) (snapshot string, position int64, err error) {
+	ticks, err := queries.OldestRows(ctx, tx, outboxdb.OldestRowsParams{
+		Program: program, Lower: lower, Upper: newest.Snapshot, MaxRows: int32(2 * limit),
+	})
+	if err != nil {
+		return "", 0, fmt.Errorf("find the ticks of program %q: %w", program, err)
+	}
+	if len(ticks) < 2*limit {
+		return newest.Snapshot, newest.Position, nil
+	}
+	t := ticks[limit-1]
+	return t.Snapshot, t.Position, nil
+}
+
+// boundBelow is boundAbove from the other end: the snapshot above which about limit rows lie. done says that it is lower itself.
+func boundBelow(ctx context.Context, tx pgx.Tx, program, lower, upper string, limit int) (snapshot string, done bool, err error) {
+	ticks, err := queries.NewestRows(ctx, tx, outboxdb.NewestRowsParams{
+		Program: program, Lower: lower, Upper: upper, MaxRows: int32(2 * limit),
+	})
+	if err != nil {
+		return "", false, fmt.Errorf("find the ticks of program %q: %w", program, err)
+	}
+	if len(ticks) < 2*limit {
+		return lower, true, nil
+	}
+	return ticks[limit-1].BeforeSnapshot, false, nil
+}
+
+func readRows(ctx context.Context, tx pgx.Tx, program, lower, upper string, want func(position int64) bool) ([]Row, error) {
+	found, err := queries.ProgramRows(ctx, tx, outboxdb.ProgramRowsParams{Program: program, Lower: lower, Upper: upper})
+	if err != nil {
+		return nil, fmt.Errorf("read history of program %q: %w", program, err)
+	}
+	rows := make([]Row, 0, len(found))
+	for _, r := range found {
+		if !want(r.Position) {
+			continue
+		}
+		rows = append(rows, Row{
+			Position: r.Position, TickThrough: r.Tick, ID: r.ID, Program: r.ProgramID, Event: r.Event, Request: r.RequestID, Data: r.Data,
+			ByID: r.PerformedByID, ByName: r.PerformedByName, CreatedAt: r.CreatedAt.Time, Control: r.Control,
+		})
+	}
+	return rows, nil
+}

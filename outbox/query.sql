@@ -1,0 +1,125 @@
+-- name: NewestTick :one
+SELECT t.position, t.after, t.snapshot::text AS snapshot, coalesce(p.snapshot::text, '1:1:')::text AS after_snapshot,
+       t.events, t.at, t.system_id, t.timeline, (p.position IS NOT NULL OR t.after = 0)::boolean AS replayable
+FROM relay.ticks t LEFT JOIN relay.ticks p ON p.position = t.after
+ORDER BY t.position DESC
+LIMIT 1;
+
+-- name: TicksAfter :many
+-- The ticks that can be read: all above the oldest, which is only a base.
+SELECT t.position, t.events, t.snapshot::text AS snapshot
+FROM relay.ticks t
+WHERE t.position > @after
+ORDER BY t.position;
+
+-- name: Base :one
+-- The tick from whose snapshot a reader at the cursor goes on: the last at or below it. expired: the batches above the cursor have
+-- been deleted.
+SELECT coalesce(b.position, 0)::bigint AS position,
+       coalesce(b.snapshot::text, '1:1:')::text AS snapshot,
+       (b.position IS NULL AND coalesce((SELECT o.after FROM relay.ticks o ORDER BY o.position LIMIT 1), 0) <> 0)::boolean AS expired
+FROM (SELECT) one LEFT JOIN LATERAL (
+    SELECT t.position, t.snapshot FROM relay.ticks t WHERE t.position <= @cursor ORDER BY t.position DESC LIMIT 1
+) b ON true;
+
+-- name: Upper :one
+-- The first tick whose position reaches the given one, else the newest.
+(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t WHERE t.position >= @position ORDER BY t.position LIMIT 1)
+UNION ALL
+(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t ORDER BY t.position DESC LIMIT 1)
+LIMIT 1;
+
+-- name: OldestRows :many
+-- The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look.
+SELECT tick.position, tick.snapshot
+FROM (
+    SELECT o.xid FROM relay.outbox o
+    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+    ORDER BY o.xid
+    LIMIT @max_rows
+) r, LATERAL (
+    SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t
+    WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
+    ORDER BY pg_snapshot_xmax(t.snapshot), t.position
+    LIMIT 1
+) tick
+ORDER BY tick.position;
+
+-- name: NewestRows :many
+-- The same from the other end: the ticks of a program's last rows, descending, each with the snapshot that it extends.
+SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
+FROM (
+    SELECT o.xid FROM relay.outbox o
+    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+    ORDER BY o.xid DESC
+    LIMIT @max_rows
+) r, LATERAL (
+    SELECT t.position, t.after FROM relay.ticks t
+    WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
+    ORDER BY pg_snapshot_xmax(t.snapshot), t.position
+    LIMIT 1
+) tick LEFT JOIN relay.ticks before ON before.position = tick.after
+ORDER BY tick.position DESC;
+
+-- name: ProgramRows :many
+-- A program's rows between two snapshots, in the order of the log, with their positions: a row's tick is the first whose snapshot
+-- sees its xid, and its position follows from its rank in that tick's batch.
+WITH mine AS MATERIALIZED (
+    SELECT o.id, o.control, tick.position AS tick
+    FROM relay.outbox o, LATERAL (
+        SELECT t.position FROM relay.ticks t
+        WHERE pg_snapshot_xmax(t.snapshot) > o.xid AND pg_visible_in_snapshot(o.xid, t.snapshot)
+        ORDER BY pg_snapshot_xmax(t.snapshot), t.position
+        LIMIT 1
+    ) tick
+    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+), ranked AS (
+    SELECT batch.id, (t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id))::bigint AS position,
+           (batch.program_id = @program)::boolean AS wanted, t.position AS tick
+    FROM (SELECT DISTINCT tick FROM mine) d
+    JOIN relay.ticks t ON t.position = d.tick
+    LEFT JOIN relay.ticks p ON p.position = t.after
+    CROSS JOIN LATERAL (
+        SELECT a.id, a.control, a.program_id FROM relay.outbox a
+        WHERE a.xid >= pg_snapshot_xmax(coalesce(p.snapshot, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
+        UNION ALL
+        SELECT b.id, b.control, b.program_id FROM relay.outbox b
+        WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(p.snapshot, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+        OFFSET 0
+    ) batch
+)
+SELECT r.position, r.tick, o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control
+FROM (SELECT ranked.id, ranked.position, ranked.tick FROM ranked WHERE ranked.wanted OFFSET 0) r JOIN relay.outbox o ON o.id = r.id
+ORDER BY r.position;
+
+-- name: RowsAfter :many
+-- Who wrote what since a snapshot, without the bodies: enough to compute every program's newest position.
+SELECT o.id, o.xid::text::bigint AS xid, o.control, o.program_id
+FROM relay.outbox o
+WHERE o.xid >= pg_snapshot_xmin(@snapshot::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upto::pg_snapshot)
+  AND NOT pg_visible_in_snapshot(o.xid, @snapshot) AND pg_visible_in_snapshot(o.xid, @upto);
+
+-- name: RetentionBase :one
+-- The newest tick that is old enough to become the oldest: never the newest of all, which may have to be replayed, and never the very
+-- first, whose after = 0 says that nothing has been deleted yet.
+SELECT t.position, t.snapshot::text AS snapshot
+FROM relay.ticks t
+WHERE t.at <= clock_timestamp() - @retention::interval AND t.after <> 0
+  AND t.position < (SELECT max(n.position) FROM relay.ticks n)
+ORDER BY t.position DESC
+LIMIT 1;
+
+-- name: DeleteTicks :execrows
+DELETE FROM relay.ticks WHERE position IN (
+    SELECT t.position FROM relay.ticks t WHERE t.position < @base::bigint ORDER BY t.position LIMIT @max_rows);
+
+-- name: DeleteRows :execrows
+-- Rows of deleted batches, in small transactions: what the base's snapshot sees.
+DELETE FROM relay.outbox WHERE id = ANY (ARRAY(
+    SELECT o.id FROM relay.outbox o
+    WHERE o.xid >= @low::xid8 AND o.xid < pg_snapshot_xmax(@snapshot::pg_snapshot) AND pg_visible_in_snapshot(o.xid, @snapshot)
+    ORDER BY o.xid
+    LIMIT @max_rows));

@@ -1,0 +1,258 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	awakePoll    = time.Millisecond       // between reads that found nothing, while awake
+	awakeTick    = 2 * time.Millisecond   // least time between ticks while awake: at most 500 flushes a second
+	quietFor     = 200 * time.Millisecond // without events for this long the relay falls asleep
+	fallbackPoll = time.Second            // a sleeping relay reads this often without being woken …
+	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
+	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
+	notifyGrace  = 100 * time.Millisecond // a notification may arrive this much after its event was found by a fallback read
+	firstFlush   = 500 * time.Microsecond // assumed until ticks have been measured
+)
+
+// follow reads the outbox for as long as the session lasts. It is awake while events come fast: it reads by itself, and nobody notifies.
+// Otherwise it sleeps: it holds the sleep lock, and writers who find it held notify. A NOTIFY serialises commits cluster-wide, so
+// sleeping is only right at rates far below what serialised commits could do.
+func (s *session) follow(ctx context.Context) error {
+	for {
+		if err := s.awake(ctx); err != nil {
+			return err
+		}
+		if err := s.fallAsleep(ctx); err != nil {
+			return err
+		}
+		if err := s.asleep(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// awake reads until nothing has come for quietFor.
+func (s *session) awake(ctx context.Context) error {
+	for last := time.Now(); time.Since(last) < quietFor; {
+		began := time.Now()
+		events, err := s.step(ctx)
+		if err != nil {
+			return err
+		}
+		wait := awakePoll
+		if events > 0 {
+			last = time.Now()
+			wait = awakeTick - time.Since(began)
+		}
+		if !sleep(ctx, wait) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// fallAsleep takes the sleep lock. A writer may hold it for microseconds: then try again, and go on reading meanwhile.
+func (s *session) fallAsleep(ctx context.Context) error {
+	for !s.sleeping {
+		got, err := tryLock(ctx, s.conn, sleepLock)
+		if err != nil {
+			return err
+		}
+		if got {
+			s.sleeping = true
+			s.metrics.asleep.Set(1)
+			s.metrics.fallAsleep.Inc()
+			return nil
+		}
+		if _, err := s.step(ctx); err != nil {
+			return err
+		}
+		if !sleep(ctx, awakePoll) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// wakeUp gives the sleep lock back, if held: nobody notifies from here on.
+func (s *session) wakeUp(ctx context.Context) error {
+	if !s.sleeping {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := s.conn.Exec(ctx, "SELECT pg_advisory_unlock($1, $2)", lockClass, sleepLock); err != nil {
+		return fmt.Errorf("release the sleep lock: %w", err)
+	}
+	s.sleeping = false
+	s.metrics.asleep.Set(0)
+	return nil
+}
+
+// asleep waits to be woken, and returns when wake-ups come so fast that reading by itself is cheaper for the writers, or when it lost
+// the sleep lock to a Redis outage.
+//
+// Transactions that inserted before the lock was taken saw the relay awake and won't notify: until all of them have ended it
+// keeps reading. A transaction's locks leave pg_locks after its rows have become visible, so that the read after that misses nothing.
+func (s *session) asleep(ctx context.Context) error {
+	writers, err := s.writersInFlight(ctx)
+	if err != nil {
+		return err
+	}
+	var (
+		wakes pace
+		doze  = awakePoll
+		hot   bool // the last fallback read found events
+	)
+	for s.sleeping {
+		wait := fallbackPoll
+		dozing := len(writers) > 0
+		switch {
+		case dozing:
+			wait, doze = doze, min(2*doze, dozePoll)
+		case hot:
+			wait = hotPoll
+		}
+		notified, err := s.wait(ctx, wait)
+		if err != nil {
+			return err
+		}
+		if notified && wakes.fast(time.Now(), s.flushTime()) {
+			return s.wakeUp(ctx)
+		}
+		if dozing {
+			if writers, err = s.stillInFlight(ctx, writers); err != nil {
+				return err
+			}
+		}
+		events, err := s.step(ctx)
+		if err != nil {
+			return err
+		}
+		hot = false
+		if events > 0 && !notified && !dozing {
+			if hot, err = s.unannounced(ctx); err != nil {
+				return err
+			}
+		}
+		if err := s.maintain(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unannounced tells whether the events that a fallback read found came without a notification (which may only be late), and counts it.
+func (s *session) unannounced(ctx context.Context) (bool, error) {
+	notified, err := s.wait(ctx, notifyGrace)
+	if err != nil || notified {
+		return false, err
+	}
+	s.metrics.fallback.Inc()
+	return true, nil
+}
+
+// wait returns when notified, or after d. Several notifications count as one: the read that follows sees what all of them announced.
+func (s *session) wait(ctx context.Context, d time.Duration) (notified bool, err error) {
+	timeout, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	_, err = s.conn.WaitForNotification(timeout)
+	switch {
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	case err == nil:
+	case pgconn.Timeout(err):
+		return false, nil
+	default:
+		return false, fmt.Errorf("wait for a notification: %w", err)
+	}
+	s.metrics.wakeups.Inc()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	for err == nil { // those that are here already
+		_, err = s.conn.WaitForNotification(ended)
+	}
+	return true, ctx.Err()
+}
+
+const writersQuery = `SELECT l.virtualtransaction FROM pg_locks l
+WHERE l.relation = 'relay.outbox'::regclass AND l.mode = 'RowExclusiveLock'
+  AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+  AND l.pid IS DISTINCT FROM pg_backend_pid()`
+
+// writersInFlight lists the transactions that may have inserted and not ended. Fast-path locks show, and so do prepared transactions.
+func (s *session) writersInFlight(ctx context.Context) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	rows, err := s.conn.Query(ctx, writersQuery)
+	if err != nil {
+		return nil, fmt.Errorf("list the writers in flight: %w", err)
+	}
+	writers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("list the writers in flight: %w", err)
+	}
+	return writers, nil
+}
+
+func (s *session) stillInFlight(ctx context.Context, writers []string) ([]string, error) {
+	now, err := s.writersInFlight(ctx)
+	return slices.DeleteFunc(writers, func(w string) bool { return !slices.Contains(now, w) }), err
+}
+
+// poll is follow for servers where NOTIFY isn't wanted.
+func (s *session) poll(ctx context.Context) error {
+	for {
+		if _, err := s.step(ctx); err != nil {
+			return err
+		}
+		if err := s.maintain(ctx); err != nil {
+			return err
+		}
+		if !sleep(ctx, hotPoll) {
+			return ctx.Err()
+		}
+	}
+}
+
+// maintain compares Redis with what it must hold, every compareEvery and at once after Redis had failed.
+func (s *session) maintain(ctx context.Context) error {
+	if s.suspect || time.Since(s.compared) > compareEvery {
+		return s.publishHead(ctx)
+	}
+	return nil
+}
+
+// flushTime is the moving average of what reading a batch and committing its tick takes.
+func (s *session) flushTime() time.Duration {
+	if s.flush == 0 {
+		return firstFlush
+	}
+	return s.flush
+}
+
+func (s *session) observeFlush(d time.Duration) {
+	s.flush = s.flushTime() + (d-s.flushTime())/16
+	s.metrics.flush.Set(s.flush.Seconds())
+}
+
+// pace remembers the last wake-ups.
+type pace struct {
+	at   [8]time.Time
+	next int
+}
+
+// fast notes a wake-up and reports whether they come faster than a tenth of what serialised commits could do: 1 / (10 × flush).
+func (p *pace) fast(now time.Time, flush time.Duration) bool {
+	oldest := p.at[p.next]
+	p.at[p.next] = now
+	p.next = (p.next + 1) % len(p.at)
+	return !oldest.IsZero() && now.Sub(oldest) < time.Duration(len(p.at))*10*flush
+}

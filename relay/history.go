@@ -1,0 +1,256 @@
+package relay
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/outboxrelay/outboxrelay/outbox"
+)
+
+// HistoryConfig tells a History where to read. Zero values are the defaults of Config.
+type HistoryConfig struct {
+	Redis     redis.UniversalClient // from OpenRedis; required
+	Pool      *pgxpool.Pool         // may be a replica's; required
+	RecentTTL time.Duration         // as the relay's
+	LogLimit  int                   // as the relay's
+	DeepReads int                   // most reads of Postgres at a time; default 4
+	Logger    *slog.Logger          // default: discards
+}
+
+// Entry is one entry of a program's log.
+type Entry struct {
+	Position int64
+	Frame    []byte   // what clients get; nil for a membership change
+	Control  *Control // nil for an event
+}
+
+// Control is a membership change in a program's log.
+type Control struct {
+	UserID  string
+	In      bool
+	Through int64 // position of the last row of the change's batch
+}
+
+// Page is the answer to one read. See ws.Page for what Through, Newest and Head promise.
+type Page struct {
+	Entries               []Entry
+	Through, Newest, Head int64
+}
+
+// History reads the programs' logs: Redis as far as it can vouch for, Postgres below that. Safe for concurrent use.
+type History struct {
+	config HistoryConfig
+	deep   chan struct{} // one token per read of Postgres
+
+	clock  clock
+	topics topics
+}
+
+// NewHistory returns a History. It connects to nothing.
+func NewHistory(c HistoryConfig) *History {
+	if c.RecentTTL == 0 {
+		c.RecentTTL = DefaultRecentTTL
+	}
+	if c.LogLimit == 0 {
+		c.LogLimit = DefaultLogLimit
+	}
+	if c.DeepReads == 0 {
+		c.DeepReads = 4
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &History{config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}}}
+}
+
+// After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
+// outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
+func (h *History) After(ctx context.Context, program string, after int64, limit int) (Page, error) {
+	by := &redis.ZRangeBy{Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit)}
+	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
+		return pipe.ZRangeByScoreWithScores(ctx, key, by)
+	})
+	if err != nil || vouched {
+		page.Through = after
+		if n := len(page.Entries); n > 0 {
+			page.Through = page.Entries[n-1].Position
+		}
+		return page, err
+	}
+	return h.deepAfter(ctx, program, after, limit)
+}
+
+// Before returns at most limit entries of the program with after < position < before, the newest of them, descending. Errors as After.
+func (h *History) Before(ctx context.Context, program string, before, after int64, limit int) (Page, error) {
+	by := &redis.ZRangeBy{
+		Min: "(" + strconv.FormatInt(after, 10), Max: "(" + strconv.FormatInt(before, 10), Count: int64(limit),
+	}
+	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
+		return pipe.ZRevRangeByScoreWithScores(ctx, key, by)
+	})
+	if err != nil || vouched || len(page.Entries) == limit { // a log is the newest part of its program's entries, without holes
+		return page, err
+	}
+	if err := h.acquire(ctx); err != nil {
+		return Page{}, err
+	}
+	defer h.release()
+	rows, err := outbox.ReadHistoryBefore(ctx, h.config.Pool, program, before, after, limit)
+	if err != nil {
+		return Page{}, err
+	}
+	return Page{Entries: entries(rows[:min(len(rows), limit)])}, nil
+}
+
+func (h *History) deepAfter(ctx context.Context, program string, after int64, limit int) (Page, error) {
+	if err := h.acquire(ctx); err != nil {
+		return Page{}, err
+	}
+	defer h.release()
+	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit)
+	if err != nil {
+		return Page{}, err
+	}
+	if len(rows) > limit {
+		rows = rows[:limit]
+		through = rows[limit-1].Position
+	}
+	return Page{Entries: entries(rows), Through: through}, nil
+}
+
+func (h *History) acquire(ctx context.Context) error {
+	select {
+	case h.deep <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *History) release() { <-h.deep }
+
+// recent reads the program's log and the head in one MULTI. vouched: nothing of the program lies above after that the log, if it hasn't
+// lost its end, doesn't hold: neither trimmed by age (measured from the newest entry, and the key as a whole by the clock) nor by count.
+func (h *History) recent(ctx context.Context, program string, after int64, read func(redis.Pipeliner, string) *redis.ZSliceCmd) (page Page, vouched bool, err error) {
+	key := keyPrefix + program
+	now, err := h.clock.now(ctx, h.config.Pool)
+	if err != nil {
+		return Page{}, false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	var (
+		found, first, top *redis.ZSliceCmd
+		count             *redis.IntCmd
+		head              *redis.StringCmd
+	)
+	_, err = h.config.Redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+		found = read(pipe, key)
+		first, top = pipe.ZRangeWithScores(ctx, key, 0, 0), pipe.ZRevRangeWithScores(ctx, key, 0, 0)
+		count = pipe.ZCard(ctx, key)
+		if _, cluster := h.config.Redis.(*redis.ClusterClient); !cluster { // the head lies in another slot there
+			head = pipe.Get(ctx, headKey)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
+	}
+	if head != nil {
+		page.Head = headPosition(head.Val())
+	}
+	if page.Entries, err = parse(found.Val()); err != nil {
+		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
+	}
+	window := h.config.RecentTTL.Microseconds()
+	vouched = after >= now-window
+	if z := top.Val(); len(z) > 0 {
+		page.Newest = int64(z[0].Score)
+		vouched = vouched && after >= page.Newest-window &&
+			(count.Val() < int64(h.config.LogLimit) || int64(first.Val()[0].Score) <= after)
+	}
+	return page, vouched, nil
+}
+
+var controlPrefix = []byte(`{"type":"control"`)
+
+func parse(found []redis.Z) ([]Entry, error) {
+	list := make([]Entry, 0, len(found))
+	for _, z := range found {
+		member, _ := z.Member.(string)
+		e, err := newEntry(int64(z.Score), []byte(member))
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
+}
+
+// newEntry tells what the bytes of a log entry are. Frames are taken as they are.
+func newEntry(position int64, text []byte) (Entry, error) {
+	if !bytes.HasPrefix(text, controlPrefix) {
+		return Entry{Position: position, Frame: text}, nil
+	}
+	var c control
+	if err := json.Unmarshal(text, &c); err != nil {
+		return Entry{}, fmt.Errorf("control entry at %d: %w", position, err)
+	}
+	through, err := strconv.ParseInt(c.Through, 10, 64)
+	if err != nil {
+		return Entry{}, fmt.Errorf("control entry at %d: through: %w", position, err)
+	}
+	return Entry{Position: position, Control: &Control{UserID: c.UserID, In: c.Change == "in", Through: through}}, nil
+}
+
+// entries are what rows of the outbox look like in the log: the same bytes.
+func entries(rows []outbox.Row) []Entry {
+	list := make([]Entry, 0, len(rows))
+	for i := range rows {
+		r := &rows[i]
+		e, err := newEntry(r.Position, appendEntry(nil, r))
+		if err != nil {
+			panic("relay: an entry just encoded is always readable: " + err.Error())
+		}
+		list = append(list, e)
+	}
+	return list
+}
+
+// clock is the database's clock, read once a minute and carried on by the monotonic clock in between.
+type clock struct {
+	mu   sync.Mutex
+	at   time.Time // the database's …
+	read time.Time // … when it was read; zero: never
+}
+
+const clockEvery = time.Minute
+
+// now returns the database's time as a position. While Postgres can't be asked the last reading is carried on.
+func (c *clock) now(ctx context.Context, pool *pgxpool.Pool) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.read.IsZero() || time.Since(c.read) > clockEvery {
+		var at time.Time
+		err := pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at)
+		switch {
+		case err == nil:
+			c.at, c.read = at, time.Now()
+		case c.read.IsZero():
+			return 0, fmt.Errorf("read the database's clock: %w", err)
+		default:
+			c.at, c.read = c.at.Add(time.Since(c.read)), time.Now()
+		}
+	}
+	return micros(c.at.Add(time.Since(c.read))), nil
+}

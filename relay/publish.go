@@ -1,0 +1,224 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/outbox"
+)
+
+const (
+	redisTimeout = 3 * time.Second // one attempt at one pipeline
+	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
+)
+
+// step reads what is new, commits its tick and publishes it. It returns how many events that were.
+func (s *session) step(ctx context.Context) (events int64, err error) {
+	began := time.Now()
+	read, cancel := context.WithTimeout(ctx, readTimeout)
+	tick, rows, err := outbox.Next(read, s.conn, s.last, s.cluster, maxBatch)
+	cancel()
+	if errors.Is(err, outbox.ErrLarge) {
+		tick, err = outbox.CommitLarge(ctx, s.conn, s.last, s.cluster)
+	}
+	if err != nil {
+		return 0, err
+	}
+	s.used = time.Now()
+	if tick.Events == 0 {
+		return 0, nil
+	}
+	s.last = tick
+	s.clockAt, s.clockRead = tick.At, s.used
+	if rows != nil {
+		s.observeFlush(s.used.Sub(began))
+	}
+	s.metrics.ticks.Inc()
+	if err := s.publishTick(ctx, tick, rows); err != nil {
+		return 0, err
+	}
+	s.metrics.events.Add(float64(tick.Events))
+	return tick.Events, nil
+}
+
+// publishTick appends the batch of a committed tick to Redis and moves the head. Without rows the batch is read again, at constant
+// memory. When it returns nil every append has been acknowledged.
+func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outbox.Row) error {
+	var err error
+	if rows != nil {
+		err = s.publishRows(ctx, rows)
+	} else {
+		err = outbox.Replay(ctx, s.conn, tick, maxBatch, func(rows []outbox.Row) error { return s.publishRows(ctx, rows) })
+	}
+	if err != nil {
+		return err
+	}
+	return s.publishHead(ctx)
+}
+
+// publishRows appends rows of one batch, ascending, to their programs' logs. A log that has lost its end is refilled first.
+func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
+	parts, users := split(rows)
+	for refills := 0; len(parts) > 0; refills++ {
+		var behind []part
+		err := s.withRedis(ctx, func(ctx context.Context) (err error) {
+			behind, err = s.log.append(ctx, parts)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(behind) > 0 && refills == maxRefills {
+			return fmt.Errorf("the log %s%s lost its end %d times in a row: does something delete or evict it?", keyPrefix, behind[0].program, refills)
+		}
+		for _, p := range behind {
+			if err := s.refill(ctx, p.program); err != nil {
+				return err
+			}
+		}
+		parts = behind
+	}
+	s.health.set(stateLog, "")
+	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(rows[0].CreatedAt))*1000).Seconds()))
+	return s.wakeUsers(ctx, users)
+}
+
+// split groups rows by program, keeping their order, and encodes them. users are those whose membership changes.
+func split(rows []outbox.Row) (parts []part, users []string) {
+	index := make(map[string]int)
+	var bytes []byte
+	for i := range rows {
+		r := &rows[i]
+		k, ok := index[r.Program]
+		if !ok {
+			k = len(parts)
+			index[r.Program] = k
+			parts = append(parts, part{program: r.Program})
+		}
+		start := len(bytes)
+		bytes = appendEntry(bytes, r)
+		parts[k].positions = append(parts[k].positions, r.Position)
+		parts[k].frames = append(parts[k].frames, bytes[start:len(bytes):len(bytes)])
+		if r.Control && r.ByID != nil {
+			users = append(users, *r.ByID)
+		}
+	}
+	return parts, users
+}
+
+// wakeUsers tells the nodes whose memberships changed. A lost message delays what a periodic check finds anyway.
+func (s *session) wakeUsers(ctx context.Context, users []string) error {
+	if len(users) == 0 {
+		return nil
+	}
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		pipe := s.log.redis.Pipeline()
+		for _, u := range users {
+			pipe.Publish(ctx, userPrefix+u, s.last.Position)
+		}
+		_, err := pipe.Exec(ctx)
+		return err
+	})
+}
+
+// publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt.
+func (s *session) publishHead(ctx context.Context) error {
+	for {
+		if s.suspect || time.Since(s.compared) > compareEvery {
+			if err := s.compare(ctx); err != nil {
+				return err
+			}
+		}
+		if s.last.Position == 0 {
+			return nil
+		}
+		err := s.withRedis(ctx, func(ctx context.Context) error {
+			changed, err := s.log.publishHead(ctx, s.cluster, s.last.Position)
+			if changed {
+				s.suspect = true
+			}
+			return err
+		})
+		if err != nil || !s.suspect {
+			return err
+		}
+	}
+}
+
+// compare refills every log in the window whose newest entry isn't the one that was appended last. One that holds more than this
+// relay's history explains is deleted first: somebody else wrote to it, or it is left from a history that is no more.
+func (s *session) compare(ctx context.Context) error {
+	var lost, foreign []string
+	err := s.withRedis(ctx, func(ctx context.Context) (err error) {
+		lost, foreign, err = s.log.compare(ctx, s.now())
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, program := range foreign {
+		s.config.Logger.Warn("relay: a log holds what its history doesn't explain; it is deleted and built anew", "program", program)
+		err := s.withRedis(ctx, func(ctx context.Context) error { return s.log.redis.Del(ctx, keyPrefix+program).Err() })
+		if err != nil {
+			return err
+		}
+	}
+	for _, program := range append(lost, foreign...) {
+		if err := s.refill(ctx, program); err != nil {
+			return err
+		}
+	}
+	s.suspect, s.compared = false, time.Now()
+	s.health.set(stateLog, "")
+	return nil
+}
+
+// refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.
+func (s *session) refill(ctx context.Context, program string) error {
+	s.health.set(stateLog, "Redis lost the end of "+keyPrefix+program+"; it is refilled from the outbox")
+	s.metrics.refills.Inc()
+	oldest, err := outbox.Oldest(ctx, s.conn)
+	if err != nil {
+		return err
+	}
+	delete(s.log.newest, program)
+	for cursor := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds()); cursor < s.last.Position; {
+		rows, through, err := outbox.ReadHistory(ctx, s.conn, program, cursor, maxBatch)
+		if err != nil {
+			return err
+		}
+		s.used = time.Now()
+		parts, _ := split(rows)
+		err = s.withRedis(ctx, func(ctx context.Context) error {
+			behind, err := s.log.append(ctx, parts)
+			if err == nil && len(behind) > 0 {
+				return fmt.Errorf("the log %s%s lost its end again while it was refilled", keyPrefix, program)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		cursor = through
+	}
+	return nil
+}
+
+// rebase starts a new history: the database is not the one, or not on the timeline, that the last tick was committed on.
+// redisHead is what Redis says had been published; positions go on well above everything that anybody may have seen.
+func (s *session) rebase(ctx context.Context, redisHead int64) error {
+	s.config.Logger.Warn("relay: the database was restored or failed over; positions are rebased and clients are told by a gap",
+		"system", s.cluster.SystemID, "timeline", s.cluster.Timeline, "was_system", s.last.Cluster.SystemID, "was_timeline", s.last.Cluster.Timeline)
+	err := pgx.BeginTxFunc(ctx, s.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) (err error) {
+		s.last, err = outbox.Rebase(ctx, tx, s.last, s.cluster, redisHead)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("rebase: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package relay
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// OpenRedis returns a client for a REDIS_URL: redis:// and rediss:// for one server, with several hosts (redis://h1:6379,h2:6379) for Redis
+// Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel. It connects to nothing. Every command ends within its
+// context; a command is not repeated behind the caller's back.
+func OpenRedis(text string) (redis.UniversalClient, error) {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return nil, errors.New("REDIS_URL: want redis://host:6379/0, rediss://… or redis+sentinel://…")
+	}
+	if scheme == "redis+sentinel" || scheme == "rediss+sentinel" {
+		return openSentinel(rest)
+	}
+	if scheme != "redis" && scheme != "rediss" {
+		return nil, fmt.Errorf("REDIS_URL: unknown scheme %q: want redis, rediss or redis+sentinel", scheme)
+	}
+	hosts, suffix := splitHosts(rest)
+	options, err := redis.ParseURL(scheme + "://" + hosts[0] + suffix)
+	if err != nil {
+		return nil, fmt.Errorf("REDIS_URL: %w", withoutURL(err))
+	}
+	if len(hosts) == 1 {
+		options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries = true, true, -1
+		return redis.NewClient(options), nil
+	}
+	addrs := []string{options.Addr}
+	addrs = append(addrs, hosts[1:]...)
+	return redis.NewClusterClient(&redis.ClusterOptions{
+		Addrs: addrs, Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
+		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRedirects: 3,
+	}), nil
+}
+
+func openSentinel(rest string) (redis.UniversalClient, error) {
+	hosts, suffix := splitHosts(rest)
+	u, err := url.Parse("redis://" + hosts[0] + suffix)
+	if err != nil {
+		return nil, errors.New("REDIS_URL: want redis+sentinel://user:password@host:26379,host:26379/master-name/0")
+	}
+	path := strings.Split(strings.Trim(u.Path, "/"), "/")
+	if path[0] == "" {
+		return nil, errors.New("REDIS_URL: the master's name is missing: redis+sentinel://host:26379,host:26379/master-name")
+	}
+	options := &redis.FailoverOptions{
+		MasterName: path[0], SentinelAddrs: append([]string{u.Host}, hosts[1:]...),
+		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialTimeout: 2 * time.Second,
+	}
+	if len(path) > 1 {
+		if _, err := fmt.Sscan(path[1], &options.DB); err != nil {
+			return nil, errors.New("REDIS_URL: the database after the master's name must be a number")
+		}
+	}
+	if u.User != nil {
+		options.Username = u.User.Username()
+		options.Password, _ = u.User.Password()
+	}
+	return redis.NewFailoverClient(options), nil
+}
+
+// splitHosts separates the comma-separated hosts of a URL from its path and query; credentials stay with the first host.
+func splitHosts(rest string) (hosts []string, suffix string) {
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	credentials := ""
+	authority := rest[:end]
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		credentials, authority = authority[:at+1], authority[at+1:]
+	}
+	hosts = strings.Split(authority, ",")
+	hosts[0] = credentials + hosts[0]
+	return hosts, rest[end:]
+}
+
+// withoutURL keeps a URL, which may hold a password, out of an error.
+func withoutURL(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
