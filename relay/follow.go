@@ -38,9 +38,9 @@ func (s *session) follow(ctx context.Context) error {
 	}
 }
 
-// awake reads until nothing has come for quietFor.
+// awake reads until nothing has come for a while.
 func (s *session) awake(ctx context.Context) error {
-	for last := time.Now(); time.Since(last) < quietFor; {
+	for last := time.Now(); time.Since(last) < s.quiet; {
 		began := time.Now()
 		events, err := s.step(ctx)
 		if err != nil {

@@ -52,6 +52,12 @@ type running struct {
 
 func (s *stack) relay(change func(*relay.Config)) *running {
 	s.t.Helper()
+	return s.relayWith(change, nil)
+}
+
+// relayWith is relay with access to what only tests may change, before it runs.
+func (s *stack) relayWith(change func(*relay.Config), prepare func(*relay.Relay)) *running {
+	s.t.Helper()
 	registry := prometheus.NewRegistry()
 	config := relay.Config{DatabaseURL: s.url, Redis: s.redis, Logger: testenv.Logger(s.t), Registerer: registry}
 	if change != nil {
@@ -60,6 +66,9 @@ func (s *stack) relay(change func(*relay.Config)) *running {
 	r, err := relay.New(config)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if prepare != nil {
+		prepare(r)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -60,6 +60,7 @@ type Relay struct {
 	config  Config
 	health  *health
 	metrics *metrics
+	quiet   time.Duration // without events for this long it falls asleep; quietFor, but for tests that want many sleeps
 }
 
 // New checks the configuration. It connects to nothing.
@@ -69,7 +70,7 @@ func New(c Config) (*Relay, error) {
 		return nil, err
 	}
 	m := newMetrics(c.Registerer)
-	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m)}, nil
+	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m), quiet: quietFor}, nil
 }
 
 // Ready returns why the relay doesn't do its whole work at this moment, one reason a line; nothing if all is well. A standby that
