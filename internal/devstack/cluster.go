@@ -99,8 +99,13 @@ func (p *Postgres) initdb(ctx context.Context, dir string, noSync bool) error {
 	return nil
 }
 
-// attach looks for a server that already runs on p.DataDir. One that is on its way down (its dev was killed) is waited for.
+// goneWithin is how long a server whose owner was killed may take to notice, and one that says "ready" may refuse connections, before the
+// process id in its file is taken for somebody else's.
+const goneWithin = 3 * time.Second
+
+// attach looks for a server that already runs on p.DataDir. One that is on its way down (its owner was killed) is waited for.
 func (p *Postgres) attach(ctx context.Context) (bool, error) {
+	began := time.Now()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for said := false; ; {
@@ -108,16 +113,18 @@ func (p *Postgres) attach(ctx context.Context) (bool, error) {
 		if err != nil || !alive(m.pid) {
 			return false, nil // a stale file is PostgreSQL's own business
 		}
-		p.Port = m.port
-		err = p.sameCluster(ctx)
-		if err == nil {
-			p.Attached, p.Rung = true, "local"
-			p.cfg.Log.Info("attached to the PostgreSQL that already runs on this data folder", "data", p.DataDir, "pid", m.pid, "port", m.port)
-			return true, p.createDatabase(ctx)
-		}
-		p.Port = 0
-		if m.status != "starting" && m.status != "stopping" {
-			return false, nil // the process id belongs to somebody else by now
+		patience := time.Since(began) < goneWithin
+		if !(patience && p.orphaned()) {
+			p.Port = m.port
+			if p.sameCluster(ctx) == nil {
+				p.Attached, p.Rung = true, "local"
+				p.cfg.Log.Info("attached to the PostgreSQL that already runs on this data folder", "data", p.DataDir, "pid", m.pid, "port", m.port)
+				return true, p.createDatabase(ctx)
+			}
+			p.Port = 0
+			if !patience && m.status != "starting" && m.status != "stopping" {
+				return false, nil
+			}
 		}
 		if !said {
 			said = true
@@ -129,6 +136,19 @@ func (p *Postgres) attach(ctx context.Context) (bool, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// ownerFile holds the process id of whoever started the server.
+func (p *Postgres) ownerFile() string { return p.DataDir + ".owner" }
+
+// orphaned reports whether the process that started the server is gone: then the server goes too, and isn't attached to.
+func (p *Postgres) orphaned() bool {
+	b, err := os.ReadFile(p.ownerFile())
+	if err != nil {
+		return false
+	}
+	pid, err := strconv.Atoi(string(b))
+	return err == nil && !alive(pid)
 }
 
 // sameCluster checks that what listens on p.Port serves p.DataDir, and notes its version.

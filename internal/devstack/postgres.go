@@ -272,11 +272,14 @@ func (p *Postgres) spawn(logPath string) (*child, error) {
 	for k, v := range p.settings() {
 		args = append(args, "-c", k+"="+v)
 	}
-	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("open server log: %w", err)
 	}
 	defer out.Close()
+	if err := os.WriteFile(p.ownerFile(), []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		return nil, fmt.Errorf("note the server's owner: %w", err)
+	}
 	cmd := p.bin.command("postgres", args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	sig := syscall.SIGINT // fast shutdown

@@ -1,3 +1,5 @@
+//go:build unix
+
 package devstack_test
 
 import (
@@ -106,6 +108,7 @@ func TestChildrenDieWithTheirParent(t *testing.T) {
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
+	_ = cmd.Wait() // an unreaped process would count as alive
 	// A start right after the kill meets the old server on its way down, and waits for it.
 	next := start(t, devstack.PostgresConfig{DataDir: dir})
 	if next.Attached {

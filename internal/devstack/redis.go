@@ -256,13 +256,15 @@ func (r *Redis) port() (int, error) {
 
 func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 	logPath := filepath.Join(r.Dir, "redis.log")
-	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
+	out, err := os.OpenFile(logPath, os.O_CREATE|os.O_TRUNC|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("open server log: %w", err)
 	}
 	defer out.Close()
-	args := []string{"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.Dir, "--daemonize", "no",
-		"--repl-diskless-sync-delay", "0"} // a replica needn't wait 5 s for others to come
+	args := []string{
+		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.Dir, "--daemonize", "no",
+		"--repl-diskless-sync-delay", "0",
+	} // a replica needn't wait 5 s for others to come
 	cmd := r.bin.command(append(append(args, r.cfg.Args...), more...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	c, err := startChild(cmd, nil, syscall.SIGKILL)

@@ -15,11 +15,11 @@ import (
 // TCPProxy forwards TCP connections to one target and makes network faults on demand. Its methods may be called from any goroutine.
 type TCPProxy struct {
 	// Immutable.
-	target   string
 	listener net.Listener
 	done     chan struct{} // closed when the test ends
 
 	mu      sync.Mutex
+	target  string // host:port
 	conns   map[net.Conn]struct{}
 	down    bool
 	latency time.Duration
@@ -61,6 +61,14 @@ func (p *TCPProxy) URL(rawURL string) string {
 	}
 	u.Host = p.Addr()
 	return u.String()
+}
+
+// SetTarget sends connections from now on to another target, and resets the open ones: a failover.
+func (p *TCPProxy) SetTarget(target string) {
+	p.mu.Lock()
+	p.target = target
+	p.mu.Unlock()
+	p.Cut()
 }
 
 // Cut resets every open connection. New ones are accepted.
@@ -148,7 +156,10 @@ func (p *TCPProxy) serve(client net.Conn) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	server, err := new(net.Dialer).DialContext(ctx, "tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := new(net.Dialer).DialContext(ctx, "tcp", target)
 	if err != nil {
 		return
 	}
