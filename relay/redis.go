@@ -30,14 +30,14 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 		return nil, fmt.Errorf("REDIS_URL: %w", withoutURL(err))
 	}
 	if len(hosts) == 1 {
-		options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries = true, true, -1
+		options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries, options.DialerRetries = true, true, -1, 1
 		return redis.NewClient(options), nil
 	}
 	addrs := []string{options.Addr}
 	addrs = append(addrs, hosts[1:]...)
 	return redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: addrs, Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
-		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRedirects: 3,
+		ContextTimeoutEnabled: true, DisableIdentity: true, DialerRetries: 1, MaxRedirects: 3,
 	}), nil
 }
 
@@ -53,7 +53,7 @@ func openSentinel(rest string) (redis.UniversalClient, error) {
 	}
 	options := &redis.FailoverOptions{
 		MasterName: path[0], SentinelAddrs: append([]string{u.Host}, hosts[1:]...),
-		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialTimeout: 2 * time.Second,
+		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second,
 	}
 	if len(path) > 1 {
 		if _, err := fmt.Sscan(path[1], &options.DB); err != nil {
