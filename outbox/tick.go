@@ -14,6 +14,10 @@ import (
 // DB is a connection, pool or transaction to read with.
 type DB = outboxdb.DBTX
 
+// PlanSettings are for every session that reads. The outbox's statistics are always stale (it grows at one end and shrinks at the other), and
+// a plan made from them, or a generic one, would now and then scan all of it; every read here has an index made for it.
+const PlanSettings = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off"
+
 // Genesis is the snapshot before all transactions: the cursor of a relay that has never committed a tick.
 const Genesis = "1:1:"
 

@@ -17,7 +17,7 @@ type Config struct {
 	DatabaseURL string                // direct or session-pooled; required
 	Redis       redis.UniversalClient // from OpenRedis; required
 	RecentTTL   time.Duration         // age up to which Redis keeps events; default 300 s
-	Retention   time.Duration         // age up to which the outbox keeps relayed events; default 24 h, at least RecentTTL + 2 min
+	Retention   time.Duration         // age up to which the outbox keeps relayed events; default 24 h, at least RecentTTL + 1 min
 	LogLimit    int                   // most entries of one program in Redis; default 10,000
 	PollOnly    bool                  // no LISTEN: reads every 25 ms instead
 	Logger      *slog.Logger          // default: discards
@@ -36,7 +36,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.RecentTTL = DefaultRecentTTL
 	}
 	if c.Retention == 0 {
-		c.Retention = max(DefaultRetention, c.RecentTTL+2*skewAllowance)
+		c.Retention = max(DefaultRetention, c.RecentTTL+skewAllowance)
 	}
 	if c.LogLimit == 0 {
 		c.LogLimit = DefaultLogLimit

@@ -27,8 +27,7 @@ const (
 	channel       = "relay_outbox"
 	closeTimeout  = 2 * time.Second
 	sessionLimits = `SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s'; SET tcp_user_timeout = '10s';
-SET statement_timeout = 0; SET lock_timeout = 0; SET jit = off; SET synchronous_commit = on;
-SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_bitmapscan = off`
+SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on; SET default_transaction_isolation = 'read committed'; ` + outbox.PlanSettings
 )
 
 // session is one Postgres session that leads, from the lock to the loss of the connection. One goroutine owns all of it.

@@ -1,0 +1,175 @@
+package auth_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+)
+
+// database is a database in which the test itself writes the ticks.
+type database struct {
+	t    *testing.T
+	pool *pgxpool.Pool
+	last int64
+}
+
+func (d *database) exec(sql string, args ...any) {
+	d.t.Helper()
+	if _, err := d.pool.Exec(d.t.Context(), sql, args...); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// tick makes everything committed so far a batch that ends at position.
+func (d *database) tick(position, events int64) {
+	d.t.Helper()
+	d.exec(`INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
+		VALUES ($1, $2, pg_current_snapshot(), $3, now(), 1, 1)`, position, d.last, events)
+	d.last = position
+}
+
+func (d *database) want(s *auth.Store, user string, want auth.Membership) {
+	d.t.Helper()
+	got, err := s.Membership(d.t.Context(), user)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if age := time.Since(got.Now); age < -time.Minute || age > time.Minute {
+		d.t.Errorf("the database's clock says %v", got.Now)
+	}
+	want.UserID, want.Position = user, d.last
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(auth.Membership{}, "Now"), cmpopts.EquateEmpty()); diff != "" {
+		d.t.Errorf("memberships of %s (-want +got):\n%s", user, diff)
+	}
+}
+
+func TestMembershipIsAsOfTheTick(t *testing.T) {
+	t.Parallel()
+	pool, _ := testenv.DB(t)
+	d, s := &database{t: t, pool: pool}, auth.NewStore(pool)
+	u := auth.Membership{Found: true, Active: true, Role: "admin", Name: "Ann Lee"}
+	of := func(programs ...string) auth.Membership {
+		m := u
+		m.Programs = programs
+		return m
+	}
+	d.want(s, "nobody", auth.Membership{})
+	d.exec("INSERT INTO relay.users (id, first_name, last_name, role) VALUES ('u1', 'Ann', 'Lee', 'admin')")
+	d.exec("INSERT INTO relay.program_members VALUES ('u1', 'p1'), ('u1', 'p2')")
+	d.want(s, "u1", of()) // no tick yet: their control entries are still to come
+	d.tick(100, 2)
+	d.want(s, "u1", of("p1", "p2"))
+
+	d.exec("DELETE FROM relay.program_members WHERE program_id = 'p1'")
+	d.exec("INSERT INTO relay.program_members VALUES ('u1', 'p3')")
+	d.want(s, "u1", of("p1", "p2"))
+	d.exec("INSERT INTO relay.program_members VALUES ('u1', 'p1')") // back: the first change decides
+	d.exec("DELETE FROM relay.program_members WHERE program_id = 'p3'")
+	d.want(s, "u1", of("p1", "p2"))
+	d.tick(110, 4)
+	d.want(s, "u1", of("p1", "p2"))
+
+	d.exec("UPDATE relay.users SET is_active = false WHERE id = 'u1'")
+	u.Active = false
+	d.want(s, "u1", of("p1", "p2"))
+	d.tick(120, 2)
+	d.want(s, "u1", of())
+	d.exec("UPDATE relay.users SET is_active = true WHERE id = 'u1'")
+	u.Active = true
+	d.want(s, "u1", of())
+	d.tick(130, 2)
+	d.want(s, "u1", of("p1", "p2"))
+}
+
+// A transaction that was open at the tick isn't contained in it, though its ids and xid are older than what is.
+func TestMembershipOfALateTransaction(t *testing.T) {
+	t.Parallel()
+	pool, _ := testenv.DB(t)
+	d, s := &database{t: t, pool: pool}, auth.NewStore(pool)
+	d.exec("INSERT INTO relay.users (id) VALUES ('u1'), ('u2')")
+	late, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = late.Rollback(context.Background()) }()
+	if _, err := late.Exec(t.Context(), "INSERT INTO relay.program_members VALUES ('u1', 'p1')"); err != nil {
+		t.Fatal(err)
+	}
+	d.exec("INSERT INTO relay.program_members VALUES ('u2', 'p1')")
+	d.tick(50, 1)
+	if err := late.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	member := auth.Membership{Found: true, Active: true, Role: "member"}
+	d.want(s, "u1", member)
+	both := member
+	both.Programs = []string{"p1"}
+	d.want(s, "u2", both)
+	d.tick(60, 1)
+	d.want(s, "u1", both)
+	want := []auth.Change{{Program: "p1", After: 59, Through: 60, First: true, Last: true}}
+	if got, err := s.Changes(t.Context(), "u1", 50, 60); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("changes %+v, %v", got, err)
+	}
+}
+
+func TestOldestAndResets(t *testing.T) {
+	t.Parallel()
+	pool, _ := testenv.DB(t)
+	d, s := &database{t: t, pool: pool}, auth.NewStore(pool)
+	d.tick(10, 1)
+	d.tick(20, 1)
+	d.tick(1000, 5)
+	d.tick(1010, 1)
+	d.want(s, "x", auth.Membership{})
+	d.exec("UPDATE relay.ticks SET rebased_from = 20 WHERE position = 1000")
+	d.want(s, "x", auth.Membership{Resets: []auth.Reset{{After: 20, Before: 996}}})
+	d.exec("DELETE FROM relay.ticks WHERE position = 10")
+	d.want(s, "x", auth.Membership{Oldest: 20, Resets: []auth.Reset{{After: 20, Before: 996}}})
+}
+
+func TestChanges(t *testing.T) {
+	t.Parallel()
+	pool, _ := testenv.DB(t)
+	d, s := &database{t: t, pool: pool}, auth.NewStore(pool)
+	d.exec("INSERT INTO relay.users (id) VALUES ('u1')")
+	d.tick(5, 0)
+	d.exec("INSERT INTO relay.program_members VALUES ('u1', 'p1'), ('u1', 'p2')")
+	d.tick(10, 2)
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), "UPDATE relay.program_members SET is_active = false WHERE program_id = 'p1'")
+		if err == nil {
+			_, err = tx.Exec(t.Context(), "UPDATE relay.program_members SET is_active = true WHERE program_id = 'p1'")
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.tick(30, 12)
+	d.exec("DELETE FROM relay.program_members WHERE program_id = 'p2'")
+	d.tick(40, 1)
+	all := []auth.Change{
+		{Program: "p1", After: 8, Through: 10, First: true, Last: true},
+		{Program: "p2", After: 8, Through: 10, First: true, Last: true},
+		{Program: "p1", After: 18, Through: 30, Last: true, Lost: true},
+		{Program: "p2", After: 39, Through: 40, Lost: true},
+	}
+	for _, c := range []struct {
+		after, through int64
+		want           []auth.Change
+	}{{0, 40, all}, {9, 40, all}, {10, 40, all[2:]}, {29, 30, all[2:3]}, {30, 40, all[3:]}, {40, 40, []auth.Change{}}} {
+		got, err := s.Changes(t.Context(), "u1", c.after, c.through)
+		if err != nil || cmp.Diff(c.want, got) != "" {
+			t.Errorf("changes in (%d, %d]: %+v (%v), want %+v", c.after, c.through, got, err, c.want)
+		}
+	}
+}

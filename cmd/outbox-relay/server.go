@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+	"github.com/outboxrelay/outboxrelay/migrations"
+	"github.com/outboxrelay/outboxrelay/relay"
+	"github.com/outboxrelay/outboxrelay/ws"
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	poolSize       = 16 // connections, unless the URL has pool_max_conns: memberships take 8 at most, deep reads 4
+)
+
+// server is a relay, a hub or both, with their listeners and connections.
+type server struct {
+	config   *config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	pool     *pgxpool.Pool
+	redis    redis.UniversalClient
+	relay    *relay.Relay // nil: ROLE=ws
+	hub      *ws.Hub      // nil: ROLE=relay
+	fallback http.Handler // for the public listener beside /ws; nil: 404
+
+	public, admin net.Listener // public is nil for ROLE=relay
+	stopping      atomic.Bool
+}
+
+// newServer checks the database and opens the listeners; nothing runs yet. The caller closes it.
+func newServer(ctx context.Context, c *config, log *slog.Logger) (s *server, err error) {
+	s = &server{config: c, log: log, registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if s.pool, err = openPool(ctx, c.databaseURL); err != nil {
+		return nil, err
+	}
+	if err := s.checkDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if s.redis, err = relay.OpenRedis(c.redisURL); err != nil {
+		return nil, err
+	}
+	if c.relays() {
+		s.relay, err = relay.New(relay.Config{
+			DatabaseURL: c.databaseURL, Redis: s.redis, RecentTTL: c.recentTTL, Retention: c.retention, LogLimit: c.logLimit,
+			PollOnly: c.pollOnly, Logger: log, Registerer: s.registry,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if c.serves() {
+		if s.hub, err = s.newHub(); err != nil {
+			return nil, err
+		}
+		if s.public, err = listen(ctx, c.listenAddr, "LISTEN_ADDR"); err != nil {
+			return nil, err
+		}
+	}
+	s.admin, err = listen(ctx, c.adminAddr, "ADMIN_ADDR")
+	return s, err
+}
+
+func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
+	c, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL: can't be read: " + wantDatabase)
+	}
+	if !strings.Contains(databaseURL, "pool_max_conns") {
+		c.MaxConns = poolSize
+	}
+	if c.ConnConfig.RuntimeParams["application_name"] == "" {
+		c.ConnConfig.RuntimeParams["application_name"] = "outbox-relay reader"
+	}
+	c.ConnConfig.ConnectTimeout = connectTimeout
+	pool, err := pgxpool.NewWithConfig(ctx, c)
+	if err != nil {
+		return nil, fmt.Errorf("open the pool: %w", err)
+	}
+	return pool, nil
+}
+
+// checkDatabase refuses a database that this build can't work with.
+func (s *server) checkDatabase(ctx context.Context) error {
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("connect to DATABASE_URL: %w", err)
+	}
+	if err := migrations.Check(ctx, s.pool); err != nil {
+		return err
+	}
+	if s.config.relays() {
+		return refusePooler(ctx, s.config.databaseURL)
+	}
+	return nil
+}
+
+func (s *server) newHub() (*ws.Hub, error) {
+	c := s.config
+	verifier, err := auth.NewVerifier(c.auth)
+	if err != nil {
+		return nil, fmt.Errorf("JWT_ACCESS_SECRET: %w", err)
+	}
+	reader := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: c.recentTTL, LogLimit: c.logLimit, Logger: s.log})
+	perUser := c.perUser
+	if perUser == 0 {
+		perUser = -1
+	}
+	return ws.New(ws.Config{
+		Log: history{reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
+		MaxCatchup: c.maxCatchup, PingInterval: c.pingInterval, PingTimeout: c.pingTimeout, AuthTimeout: c.authTimeout,
+		WriteTimeout: c.writeTimeout, ShutdownGrace: max(c.shutdownGrace, time.Millisecond), // 0 is the hub's default
+		MaxConnections: c.connections, MaxPerUser: perUser,
+	})
+}
+
+// run serves until ctx ends or something fails, with further parts that are stopped before all others.
+func (s *server) run(ctx context.Context, first ...part) error {
+	parts := append(slices.Clone(first), part{"readiness", func(ctx context.Context) error {
+		<-ctx.Done()
+		s.stopping.Store(true)
+		s.log.Info("stopping", "grace", s.config.shutdownGrace)
+		return nil
+	}})
+	if s.hub != nil {
+		public := publicServer(s.hub, s.fallback, s.log)
+		parts = append(parts,
+			part{"listener", func(ctx context.Context) error { return serveHTTP(ctx, s.public, public) }},
+			part{"hub", s.hub.Run})
+		s.log.Info("listening", "address", s.public.Addr().String())
+	}
+	if s.relay != nil {
+		parts = append(parts, part{"relay", s.relay.Run})
+	}
+	admin := s.adminServer()
+	parts = append(parts, part{"admin listener", func(ctx context.Context) error { return serveHTTP(ctx, s.admin, admin) }})
+	s.log.Info("serving", "role", s.config.role, "admin", s.admin.Addr().String(), "version", version())
+	return runParts(ctx, parts)
+}
+
+// close frees what newServer took. After run the listeners are closed already.
+func (s *server) close() {
+	for _, l := range []net.Listener{s.public, s.admin} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if s.redis != nil {
+		_ = s.redis.Close()
+	}
+	if s.pool != nil {
+		s.pool.Close()
+	}
+}

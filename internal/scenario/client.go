@@ -1,0 +1,240 @@
+package scenario
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Client is a browser as the protocol describes one: it keeps the last position of each program and resumes with it.
+type Client struct {
+	User string
+
+	mu        sync.Mutex
+	urls      []string
+	cursor    map[string]int64
+	all       int64 // the newest checkpoint: stands for programs without a cursor of their own
+	received  []event
+	gaps      []gap
+	repeats   int  // frames at or below the cursor
+	lives     int  // `live` frames
+	live      bool // the present connection has said `live`
+	closed    websocket.StatusCode
+	unordered []string
+	drop      context.CancelFunc // cuts the present connection
+	changed   chan struct{}      // closed and replaced at every change
+}
+
+type event struct {
+	program, id, timestamp, key, body string
+	position                          int64
+	at                                time.Time
+}
+
+type gap struct {
+	program, reason string
+	after, before   int64
+}
+
+// frame is what a client reads of a frame.
+type frame struct {
+	Type      string `json:"type"`
+	ID        string `json:"id"`
+	Position  string `json:"position"`
+	ProgramID string `json:"programId"`
+	Timestamp string `json:"timestamp"`
+	After     string `json:"after"`
+	Before    string `json:"before"`
+	Reason    string `json:"reason"`
+	Code      string `json:"code"`
+	Data      struct {
+		Key string `json:"key"`
+	} `json:"data"`
+}
+
+// NewClient returns a client that connects to any of the nodes.
+func NewClient(user string, nodes ...*Node) *Client {
+	c := &Client{User: user, cursor: map[string]int64{}, changed: make(chan struct{})}
+	for _, n := range nodes {
+		c.urls = append(c.urls, n.URL())
+	}
+	return c
+}
+
+// Run connects again and again until ctx ends.
+func (c *Client) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		_ = c.connect(ctx)
+		if !wait(ctx, 5*time.Millisecond+rand.N(20*time.Millisecond)) {
+			return
+		}
+	}
+}
+
+// connect is the life of one connection.
+func (c *Client) connect(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		c.note(func() { c.live = false })
+	}()
+	dial, cancelDial := context.WithTimeout(ctx, 10*time.Second)
+	defer cancelDial()
+	conn, _, err := websocket.Dial(dial, c.urls[rand.IntN(len(c.urls))], nil)
+	if err != nil {
+		return err
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(1 << 20)
+	c.mu.Lock()
+	since := map[string]string{}
+	for program, position := range c.cursor {
+		since[program] = strconv.FormatInt(position, 10)
+	}
+	if c.all > 0 {
+		since["*"] = strconv.FormatInt(c.all, 10)
+	}
+	c.drop = cancel
+	c.mu.Unlock()
+	auth, err := json.Marshal(map[string]any{"type": "auth", "token": Token(c.User), "since": since})
+	if err != nil {
+		return err
+	}
+	if err := conn.Write(dial, websocket.MessageText, auth); err != nil {
+		return err
+	}
+	for {
+		_, message, err := conn.Read(ctx)
+		if err != nil {
+			c.note(func() { c.closed = websocket.CloseStatus(err) })
+			return err
+		}
+		if err := c.handle(message); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *Client) note(change func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change()
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+func (c *Client) handle(message []byte) error {
+	var f frame
+	if err := json.Unmarshal(message, &f); err != nil {
+		c.note(func() { c.unordered = append(c.unordered, fmt.Sprintf("unreadable frame %.200q: %v", message, err)) })
+		return err
+	}
+	number := func(s string) int64 {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil && s != "" {
+			c.unordered = append(c.unordered, fmt.Sprintf("position %q: %v", s, err))
+		}
+		return n
+	}
+	c.note(func() {
+		switch f.Type {
+		case "event":
+			c.event(event{
+				program: f.ProgramID, id: f.ID, timestamp: f.Timestamp, key: f.Data.Key, body: string(message), position: number(f.Position), at: time.Now(),
+			})
+		case "gap":
+			g := gap{program: f.ProgramID, reason: f.Reason, after: number(f.After), before: number(f.Before)}
+			c.gaps = append(c.gaps, g)
+			c.cursor[g.program] = g.before - 1
+		case "live":
+			c.lives++
+			c.live = true
+			c.all = max(c.all, number(f.Position))
+		case "position":
+			c.all = max(c.all, number(f.Position))
+		case "left":
+			delete(c.cursor, f.ProgramID)
+		}
+	})
+	if f.Type == "error" {
+		return errors.New(f.Code)
+	}
+	return nil
+}
+
+func (c *Client) event(e event) {
+	if cursor, ok := c.cursor[e.program]; ok && e.position <= cursor {
+		c.repeats++
+		return
+	}
+	c.cursor[e.program] = e.position
+	c.received = append(c.received, e)
+}
+
+// Drop cuts the present connection, without a word to the server.
+func (c *Client) Drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = false
+	if c.drop != nil {
+		c.drop()
+	}
+}
+
+// Until waits until done says so, which is asked after every change.
+func (c *Client) Until(ctx context.Context, done func(*Client) bool) error {
+	for {
+		c.mu.Lock()
+		changed, ok := c.changed, done(c)
+		c.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return fmt.Errorf("client of %s has %d events, %d gaps, was closed with %d: %w", c.User, len(c.received), len(c.gaps), c.closed, ctx.Err())
+		}
+	}
+}
+
+// Live waits for the n-th `live` frame.
+func (c *Client) Live(ctx context.Context, n int) error {
+	return c.Until(ctx, func(c *Client) bool { return c.lives >= n })
+}
+
+// Positions returns the last position of each program.
+func (c *Client) Positions() map[string]int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.cursor)
+}
+
+// Received returns how many events the client has.
+func (c *Client) Received() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.Count()
+}
+
+// Count is Received, and Connected whether a connection is live, for use inside of Until.
+func (c *Client) Count() int { return len(c.received) }
+
+// Connected tells whether the present connection has said `live`.
+func (c *Client) Connected() bool { return c.live }
+
+// Has tells, inside of Until, whether the client has the event with this key.
+func (c *Client) Has(key string) bool {
+	return slices.ContainsFunc(c.received, func(e event) bool { return e.key == key })
+}

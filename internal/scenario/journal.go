@@ -1,0 +1,230 @@
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// Journal is what the writers did. Every event carries a key, unique in the journal, in its data.
+type Journal struct {
+	world    *World
+	programs int
+
+	mu           sync.Mutex
+	transactions []*transaction
+	errors       []error
+	slowest      time.Duration // of a COMMIT
+	sequence     atomic.Int64
+}
+
+// transaction is one attempt of one writer.
+type transaction struct {
+	began    time.Time // before BEGIN was sent
+	returned time.Time // after COMMIT had returned
+	outcome  outcome
+	keys     []string // of the events, in statement order; those of rolled-back savepoints are not among them
+	programs []string
+}
+
+type outcome int
+
+const (
+	rolledBack outcome = iota
+	committed
+	unknown // the server went away during COMMIT
+)
+
+// NewJournal returns an empty journal of writers to programs p0 … p<programs-1>.
+func (w *World) NewJournal(programs int) *Journal { return &Journal{world: w, programs: programs} }
+
+// Committed returns how many events were committed so far.
+func (j *Journal) Committed() (n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, tx := range j.transactions {
+		if tx.outcome == committed {
+			n += len(tx.keys)
+		}
+	}
+	return n
+}
+
+// Mix is what a writer's transactions are like.
+type Mix struct {
+	Writers  int
+	Pause    time.Duration // longest between two transactions of a writer
+	Sleep    time.Duration // longest of the transactions that stay open for a while
+	Async    bool          // commits that a crash of Postgres may take back
+	Tolerate bool          // the writers' own errors are expected (Postgres is being killed)
+	Seed     uint64
+}
+
+// Write runs the writers until ctx ends: quick commits, rollbacks, savepoints with partial rollback, and transactions that stay open.
+// An error that Mix doesn't tolerate is kept for Check.
+func (j *Journal) Write(ctx context.Context, m Mix) {
+	var group errgroup.Group
+	for w := range m.Writers {
+		group.Go(func() error {
+			rng := rand.New(rand.NewPCG(m.Seed, uint64(w)))
+			for ctx.Err() == nil {
+				if err := j.one(ctx, rng, m); err != nil && !m.Tolerate && ctx.Err() == nil {
+					j.mu.Lock()
+					j.errors = append(j.errors, err)
+					j.mu.Unlock()
+				}
+				if m.Pause > 0 && !wait(ctx, time.Duration(rng.Int64N(int64(m.Pause)))) {
+					return nil
+				}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+}
+
+// one runs one transaction to its end, even if ctx ends meanwhile.
+func (j *Journal) one(ctx context.Context, rng *rand.Rand, m Mix) error {
+	ctx = context.WithoutCancel(ctx)
+	return j.transact(ctx, m.Async, func(e *emitter) (commit bool, err error) {
+		for range 1 + rng.IntN(3) {
+			if err := e.emit(j.program(rng)); err != nil {
+				return false, err
+			}
+		}
+		switch rng.IntN(10) {
+		case 0:
+			return false, nil
+		case 1, 2:
+			if err := e.undone(j.program(rng)); err != nil {
+				return false, err
+			}
+			return true, e.emit(j.program(rng))
+		case 3, 4:
+			if m.Sleep > 0 {
+				return true, e.exec("SELECT pg_sleep($1)", (time.Duration(rng.Int64N(int64(m.Sleep)))).Seconds())
+			}
+		}
+		return true, nil
+	})
+}
+
+func (j *Journal) program(rng *rand.Rand) string { return fmt.Sprintf("p%d", rng.IntN(j.programs)) }
+
+// Emit commits one event in a transaction that stays open for a while after the INSERT, and returns its key when COMMIT has returned.
+func (j *Journal) Emit(ctx context.Context, program string, open time.Duration) (key string, err error) {
+	err = j.transact(ctx, false, func(e *emitter) (bool, error) {
+		if err := e.emit(program); err != nil {
+			return false, err
+		}
+		key = e.record.keys[0]
+		return true, e.exec("SELECT pg_sleep($1)", open.Seconds())
+	})
+	return key, err
+}
+
+// Burst commits n events of one program in one transaction.
+func (j *Journal) Burst(ctx context.Context, program string, n int) error {
+	return j.transact(ctx, false, func(e *emitter) (bool, error) {
+		for range n {
+			if err := e.emit(program); err != nil {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+}
+
+// transact runs work in a transaction of its own and writes down how it went.
+func (j *Journal) transact(ctx context.Context, async bool, work func(*emitter) (commit bool, err error)) error {
+	record := &transaction{began: time.Now(), outcome: rolledBack}
+	conn, err := j.world.Pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	e := &emitter{ctx: ctx, tx: tx, journal: j, record: record}
+	if async {
+		err = e.exec("SET LOCAL synchronous_commit = off")
+	}
+	var commit bool
+	if err == nil {
+		commit, err = work(e)
+	}
+	if err != nil || !commit {
+		_ = tx.Rollback(ctx)
+		j.add(record, 0)
+		return err
+	}
+	issued := time.Now()
+	err = tx.Commit(ctx)
+	record.returned, record.outcome = time.Now(), committed
+	if err != nil {
+		record.outcome = unknown
+	}
+	j.add(record, record.returned.Sub(issued))
+	return err
+}
+
+func (j *Journal) add(record *transaction, took time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.transactions = append(j.transactions, record)
+	j.slowest = max(j.slowest, took)
+}
+
+// emitter writes the events of one transaction.
+type emitter struct {
+	ctx     context.Context //nolint:containedctx // lives as long as one call
+	tx      pgx.Tx
+	journal *Journal
+	record  *transaction
+}
+
+func (e *emitter) emit(program string) error {
+	key := fmt.Sprint(e.journal.sequence.Add(1))
+	if err := e.exec("SELECT relay.emit($1, 'scenario:happened', json_build_object('key', $2::text))", program, key); err != nil {
+		return err
+	}
+	e.record.keys = append(e.record.keys, key)
+	e.record.programs = append(e.record.programs, program)
+	return nil
+}
+
+// undone emits an event and takes it back.
+func (e *emitter) undone(program string) error {
+	if err := e.exec("SAVEPOINT s"); err != nil {
+		return err
+	}
+	if err := e.emit(program); err != nil {
+		return err
+	}
+	e.record.keys, e.record.programs = e.record.keys[:len(e.record.keys)-1], e.record.programs[:len(e.record.programs)-1]
+	return e.exec("ROLLBACK TO SAVEPOINT s")
+}
+
+func (e *emitter) exec(query string, args ...any) error {
+	_, err := e.tx.Exec(e.ctx, query, args...)
+	return err
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,108 @@
+package outbox
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+)
+
+// The reader's plans must not depend on luck: with a generic plan, without statistics and with many rows each scan of the outbox is an index scan
+// with a condition on xid (or id), and none of them walks the whole primary key.
+func TestPlansAreIndexScans(t *testing.T) {
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	rows := 100_000
+	if testenv.Long() {
+		rows = 3_000_000
+	}
+	run := func(query string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+	}
+	run("ALTER TABLE relay.outbox SET (autovacuum_enabled = off); ALTER TABLE relay.ticks SET (autovacuum_enabled = off)")
+	run(fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) SELECT 'p' || n %% 1000, 'a:b' FROM generate_series(1, %d) n", rows))
+	run(PlanSettings + "; SET plan_cache_mode = force_generic_plan")
+	var sqlc []byte
+	sqlc, err := os.ReadFile("query.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := map[string]string{"next": nextQuery, "large": commitLargeQuery}
+	for name, args := range map[string][]string{
+		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
+		"ProgramRows": {"program text", "lower", "upper"}, "DeleteRows": {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
+	} {
+		queries[name] = numbered(t, string(sqlc), name, args)
+	}
+	for name, query := range queries {
+		plan := explain(t, conn, name, query)
+		for line := range strings.Lines(plan) {
+			if strings.Contains(line, "Seq Scan on outbox") || strings.Contains(line, "Seq Scan on ticks") || strings.Contains(line, "Bitmap Heap Scan") {
+				t.Errorf("%s: %s\n%s", name, strings.TrimSpace(line), plan)
+			}
+		}
+		if scans, conditions := strings.Count(plan, "Scan using"), strings.Count(plan, "Index Cond"); scans == 0 || scans > conditions+orderedTicks(plan) {
+			t.Errorf("%s: %d index scans, of which %d have a condition\n%s", name, scans, conditions, plan)
+		}
+	}
+}
+
+// orderedTicks counts scans of the ticks from one end, which need no condition.
+func orderedTicks(plan string) int {
+	return len(regexp.MustCompile(`Scan (?:Backward )?using \S+ on ticks`).FindAllString(plan, -1))
+}
+
+// numbered takes a query from the file and gives its named parameters numbers and types; one without a type is a snapshot.
+func numbered(t *testing.T, file, name string, args []string) string {
+	t.Helper()
+	_, query, ok := strings.Cut(file, "-- name: "+name+" :")
+	if !ok {
+		t.Fatalf("no query %s", name)
+	}
+	_, query, _ = strings.Cut(query, "\n")
+	query, _, _ = strings.Cut(query, ";")
+	for i, a := range args {
+		arg, kind, typed := strings.Cut(a, " ")
+		if !typed {
+			kind = "pg_snapshot"
+		}
+		query = regexp.MustCompile(`@`+arg+`\b(::\w+)?`).ReplaceAllString(query, fmt.Sprintf("$$%d::%s", i+1, kind))
+	}
+	return query
+}
+
+func explain(t *testing.T, conn *pgx.Conn, name, query string) string {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), "PREPARE plan_"+name+" AS "+query, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, query)
+	}
+	var values []string
+	for range parameters(query) {
+		values = append(values, "NULL")
+	}
+	rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN EXECUTE plan_%s(%s)", name, strings.Join(values, ", ")), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// parameters returns the highest $n of a query.
+func parameters(query string) (n int) {
+	for _, m := range regexp.MustCompile(`\$(\d)`).FindAllStringSubmatch(query, -1) {
+		n = max(n, int(m[1][0]-'0'))
+	}
+	return n
+}

@@ -1,0 +1,66 @@
+// Starts `outbox-relay dev` as a child, on free ports and with a data folder of its own, and stops it as Ctrl-C would.
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { createInterface } from "node:readline";
+
+const binary = resolve(import.meta.dirname, "../../bin/outbox-relay");
+const root = process.getuid?.() === 0;
+
+// Settings of the person who runs the tests must not reach the child.
+const foreign = /^(DATABASE_URL|REDIS_URL|JWT_|CLIENT_URL|ROLE$|LISTEN_ADDR|ADMIN_ADDR|OUTBOX_RELAY_DATA)/;
+const inherited = Object.fromEntries(Object.entries(process.env).filter(([name]) => !foreign.test(name)));
+
+// tempFolder makes a folder that the unprivileged user of Postgres can enter.
+export async function tempFolder(t) {
+  const dir = await mkdtemp(join(root ? "/var/tmp" : tmpdir(), "outbox-relay-browser-"));
+  await chmod(dir, 0o755);
+  t.after(() => rm(dir, { recursive: true, force: true }));
+  return dir;
+}
+
+async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+// startDev resolves to the page's URL when dev has printed it, and to what dev wrote until then.
+export async function startDev(t, env = {}) {
+  const child = spawn(binary, ["dev"], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: {
+      ...inherited,
+      LISTEN_ADDR: `127.0.0.1:${await freePort()}`,
+      ADMIN_ADDR: `127.0.0.1:${await freePort()}`,
+      OUTBOX_RELAY_DATA: await tempFolder(t),
+      ...env,
+    },
+  });
+  let output = "";
+  child.stderr.on("data", (chunk) => { output += chunk; });
+  const exited = once(child, "exit");
+  t.after(async () => {
+    child.kill("SIGINT");
+    const killer = setTimeout(() => child.kill("SIGKILL"), 60_000);
+    const [code, signal] = await exited;
+    clearTimeout(killer);
+    assert.deepEqual({ code, signal }, { code: 0, signal: null }, `dev after Ctrl-C:\n${output}`);
+  });
+  for await (const line of createInterface({ input: child.stdout })) {
+    output += `${line}\n`;
+    const url = line.match(/http:\/\/[^\s/]+/);
+    if (url) {
+      child.stdout.resume();
+      return { url: url[0], output: () => output };
+    }
+  }
+  assert.fail(`dev ended before it printed a URL:\n${output}`);
+}

@@ -1,0 +1,49 @@
+// Headless Chromium, and a window of the demo page in it.
+import assert from "node:assert/strict";
+import { chromium } from "playwright-core";
+
+export async function launch(t) {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  t.after(() => browser.close());
+  return browser;
+}
+
+// signIn opens a window with a session of its own, signs in and waits until it is live. What the browser complains about
+// (exceptions, a blocked script, a failed request) fails the test.
+export async function signIn(t, browser, url, user, { query = "", ...options } = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const complaints = [];
+  page.on("pageerror", (err) => complaints.push(String(err)));
+  page.on("console", (m) => m.type() === "error" && complaints.push(m.text()));
+  t.after(() => assert.deepEqual(complaints, [], `${user}'s browser complained`));
+  await page.goto(`${url}/${query}`);
+  await page.getByTestId(`sign-in-${user}`).click();
+  await connected(page, "live");
+  await page.getByTestId("request").first().waitFor();
+  return page;
+}
+
+export const connected = (page, state) => page.locator(`[data-testid=connection][data-state="${state}"]`).waitFor();
+
+// create presses Create and resolves to what the server answered: the request and its event are committed then.
+export async function create(page, title, button = "create") {
+  await page.getByTestId("new-title").fill(title);
+  const answer = page.waitForResponse((r) => r.request().method() === "POST" && /\/api\/(requests|rollback)$/.test(r.url()));
+  await page.getByTestId(button).click();
+  return (await answer).json();
+}
+
+// eventOf waits for an event of a request in the feed.
+export async function eventOf(page, request, name = "request:created") {
+  const line = page.locator(`[data-testid=event][data-request="${request}"][data-event="${name}"]`);
+  await line.first().waitFor();
+  return line;
+}
+
+// feed is the events in the feed, oldest first.
+export const feed = (page) => page.getByTestId("event").evaluateAll((lines) => lines.map((l) => ({ ...l.dataset })).reverse());

@@ -1,0 +1,153 @@
+package ws_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/relay"
+	"github.com/outboxrelay/outboxrelay/ws"
+)
+
+// gate is a log that can't be read while it is shut.
+type gate struct {
+	ws.Log
+	shut atomic.Bool
+}
+
+var errShut = errors.New("the gate is shut")
+
+func (g *gate) After(ctx context.Context, program string, after int64, limit int) (ws.Page, error) {
+	if g.shut.Load() {
+		return ws.Page{}, errShut
+	}
+	return g.Log.After(ctx, program, after, limit)
+}
+
+// A room that couldn't read for longer than the retention restarts, and its clients are told.
+func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}}
+	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond })
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 1, 1)
+	first := c.expect("p1:1")[0]
+	g.shut.Store(true)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if len(n.hub.Ready()) == 0 {
+			return errors.New("ready, and can't read")
+		}
+		return nil
+	})
+	s.emit("p1", 2, 1)
+	expired := s.settled()
+	s.emit("p1", 3, 2)
+	s.settled()
+	s.exec("DELETE FROM relay.ticks WHERE position < $1", expired)
+	s.exec("DELETE FROM relay.outbox WHERE data ->> 'n' IN ('1', '2')")
+	g.shut.Store(false)
+	got := c.expect("gap p1 expired", "p1:3", "p1:4")
+	if g := got[0]; number(g.After) < first.position() || g.Before != got[1].Position {
+		t.Errorf("gap %+v, want from %s to %s", g, first.Position, got[1].Position)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if reasons := n.hub.Ready(); len(reasons) > 0 {
+			return errors.New(reasons[0])
+		}
+		return nil
+	})
+	s.emit("p1", 5, 1)
+	c.expect("p1:5")
+}
+
+// A log that lost everything tells its readers too little, until the relay has repaired it. Nobody's cursor may move meanwhile.
+func TestLostLogLeavesNoHole(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1", "p2")
+	s.relay()
+	s.settled()
+	old := s.node(nil)
+	live := old.connect("u1")
+	start := live.expect("ready", "live")[1]
+	s.emit("p1", 1, 3)
+	live.expect("p1:1", "p1:2", "p1:3")
+	s.settled()
+	if err := s.redis.Del(context.Background(), "socket:events:program:p1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	since := fmt.Sprintf(`"since":%q`, start.Position)
+	resumed := s.node(nil).connect("u1", since)
+	resumed.expect("ready", "live") // told too little
+	s.emit("p1", 4, 2)
+	live.expect("p1:4", "p1:5")
+	resumed.expect("p1:1", "p1:2", "p1:3", "p1:4", "p1:5")
+}
+
+// The same for everything at once, with clients that come and go.
+func TestFlushUnderLoad(t *testing.T) {
+	t.Parallel()
+	const total = 300
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.user("u2", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(resumeConfig)
+	live := n.connect("u1")
+	live.expect("ready", "live")
+	got := make(chan []frame, 1)
+	go func() { got <- n.follow("u2", total) }()
+	for i := range total {
+		s.emit("p1", 1+i, 1)
+		if i%60 == 30 {
+			if err := s.redis.FlushAll(context.Background()).Err(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	live.expect(events("p1", 1, total)...)
+	for i, f := range <-got {
+		if f.Data.N != i+1 {
+			t.Fatalf("resuming: %v at place %d", f, i)
+		}
+	}
+}
+
+// A quiet room with many old cursors doesn't read the log once per socket and wake-up.
+func TestQuietRoomReadsOnce(t *testing.T) {
+	t.Parallel()
+	const clients = 15
+	s := newStack(t)
+	s.user("u1", "p1", "busy")
+	s.relay()
+	first := s.settled()
+	s.emit("busy", 1, 1)
+	s.settled()
+	n := s.node(func(c *ws.Config) { c.WakeInterval = 10 * time.Millisecond })
+	for range clients {
+		n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "live")
+	}
+	before := n.metric("older_reads_total", "")
+	s.emit("busy", 2, 1)
+	c := n.connect("u1", `"programs":["busy"]`)
+	c.expect("ready", "live")
+	for i := range 20 { // some wake-ups later
+		s.emit("busy", 3+i, 1)
+		c.expect(fmt.Sprintf("busy:%d", 3+i))
+	}
+	if got := n.metric("older_reads_total", "") - before; got > 1 {
+		t.Errorf("%v further reads below the buffer", got)
+	}
+	s.emit("p1", 1, 1)
+	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
+}

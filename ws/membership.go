@@ -1,0 +1,206 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+)
+
+// handshake authenticates the socket once it has what it needs for that; else it leaves user empty.
+func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error {
+	a := s.admission
+	if a == nil {
+		switch {
+		case p.pongs > 0 && len(p.auth) == 0:
+			return endAuthRequired
+		case len(p.auth) == 0 && !now.Before(s.authBy):
+			return endAuthTimeout
+		case len(p.auth) == 0:
+			return nil
+		}
+		f := p.auth[0]
+		p.auth = p.auth[1:]
+		identity, err := s.hub.verify(f.token)
+		if err != nil {
+			return err
+		}
+		a = &admission{identity: identity, ask: f.ask}
+	}
+	s.admission = nil
+	if !s.hub.admit(s, a.identity.UserID) {
+		return endConnectionLimit
+	}
+	if !a.member.Found {
+		m, err := s.hub.membership(ctx, a.identity.UserID)
+		if err != nil {
+			return err
+		}
+		a.member = m
+	}
+	if !a.member.Found || !a.member.Active {
+		return endUserInactive
+	}
+	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, a.member
+	s.nextPing = now.Add(jitter(s.hub.config.PingInterval))
+	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
+	return s.enter(ctx, a.identity)
+}
+
+// verify checks a token; the error is an ending.
+func (h *Hub) verify(token string) (auth.Identity, error) {
+	if token == "" {
+		return auth.Identity{}, endAuthRequired
+	}
+	identity, err := h.config.Auth.Verify(token)
+	switch {
+	case errors.Is(err, auth.ErrExpired):
+		return auth.Identity{}, endTokenExpired
+	case err != nil:
+		return auth.Identity{}, endInvalidToken
+	}
+	return identity, nil
+}
+
+// enter takes the seats of the programs that the user is a member of, and sends ready.
+func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
+	j := s.member.Position
+	programs, lowest := []string{}, j
+	for _, program := range s.member.Programs {
+		if !s.ask.wants(program) {
+			continue
+		}
+		programs = append(programs, program)
+		st := s.sit(program, j)
+		st.announced, st.settled = true, j
+		if c, _, ok := s.ask.cursor(program); ok {
+			lowest = min(lowest, max(c, s.member.Oldest))
+		}
+	}
+	var changes []auth.Change
+	if lowest < j {
+		var err error
+		if changes, err = s.hub.changes(ctx, s.user, lowest, j); err != nil {
+			return err
+		}
+	}
+	for _, st := range s.seats {
+		st.past = s.pastOf(st.program, changes)
+	}
+	return s.send(ctx, marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt}))
+}
+
+// sit takes a seat in a program's room, which begins at position if it is new.
+func (s *socket) sit(program string, position int64) *seat {
+	st := &seat{room: s.hub.join(s, program, position), program: program, cursor: position}
+	st.demand = st.room.demand()
+	s.seats = append(s.seats, st)
+	return st
+}
+
+// changes reads a user's membership changes.
+func (h *Hub) changes(ctx context.Context, user string, after, through int64) (changes []auth.Change, err error) {
+	err = h.reading(ctx, func(ctx context.Context) error {
+		changes, err = h.config.Store.Changes(ctx, user, after, through)
+		return err
+	})
+	return changes, err
+}
+
+// pastOf returns what is known of one program.
+func (s *socket) pastOf(program string, changes []auth.Change) past {
+	p := past{member: true}
+	for _, c := range changes {
+		if c.Program == program {
+			p.changes = append(p.changes, c)
+		}
+	}
+	return p
+}
+
+// renew takes an auth frame on an open connection; the caller reads the memberships again.
+func (s *socket) renew(f clientFrame) error {
+	identity, err := s.hub.verify(f.token)
+	switch {
+	case errors.Is(err, endTokenExpired):
+		return endTokenExpired
+	case err != nil, identity.UserID != s.user:
+		return endInvalidToken
+	}
+	s.until = identity.Until
+	return nil
+}
+
+// recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
+// missed however late this is; programs lost are left where the log says so.
+func (s *socket) recheck(ctx context.Context) error {
+	m, err := s.hub.membership(ctx, s.user)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil, m.Position < s.member.Position: // a replica may lag behind the one asked before
+		s.recheckSoon()
+		return nil
+	case !m.Found, !m.Active:
+		return endUserInactive
+	}
+	before := s.member.Position
+	gained, err := s.gained(ctx, m)
+	if err != nil {
+		s.recheckSoon()
+		return ctx.Err()
+	}
+	s.member = m
+	s.nextRecheck = time.Now().Add(jitter(s.hub.config.Recheck))
+	behind := false
+	for _, st := range s.seats {
+		if st.barrier > m.Position {
+			behind = true
+		} else if st.barrier != 0 {
+			st.barrier = 0
+			s.poke(func() {})
+		}
+	}
+	for _, program := range gained {
+		s.sit(program, before).located = true
+		s.poke(func() {})
+	}
+	if behind {
+		s.recheckSoon()
+	} else {
+		s.retry = 0
+	}
+	return nil
+}
+
+// gained returns the programs in which the socket has no seat, and in which the user is a member now, or was at some time since the
+// last reading: that time's events are the user's too.
+func (s *socket) gained(ctx context.Context, m auth.Membership) ([]string, error) {
+	seen := make(map[string]bool, len(s.seats))
+	for _, st := range s.seats {
+		seen[st.program] = true
+	}
+	programs := slices.Clone(m.Programs)
+	if m.Position > s.member.Position {
+		changes, err := s.hub.changes(ctx, s.user, s.member.Position, m.Position)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range changes {
+			programs = append(programs, c.Program)
+		}
+	}
+	return slices.DeleteFunc(programs, func(program string) bool {
+		skip := seen[program] || !s.ask.wants(program)
+		seen[program] = true
+		return skip
+	}), nil
+}
+
+// recheckSoon makes the next recheck come after a wait that doubles up to the ordinary one.
+func (s *socket) recheckSoon() {
+	s.retry = min(max(2*s.retry, minBackoff), maxBackoff, s.hub.config.Recheck)
+	s.nextRecheck = time.Now().Add(jitter(s.retry))
+}

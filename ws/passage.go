@@ -1,0 +1,90 @@
+package ws
+
+import "github.com/outboxrelay/outboxrelay/auth"
+
+// passage is one user's way through one program's log, read forward: which events are the user's. The log says everything; no
+// event is shown because some later answer of the database allows it.
+type passage struct {
+	member bool  // the user is a member at the cursor
+	lost   int64 // end of the batch that last took the membership away: none of its events is the user's
+	skip   int64 // events at or below are the client's already
+}
+
+// sees reports whether the event at position is the user's.
+func (p *passage) sees(position int64) bool {
+	return p.member && position > p.lost && position > p.skip
+}
+
+// change applies a membership change of the user at its place. flip: the batch that took the membership away gives it back, so that
+// events may be missing for the user which nobody can tell from those that must not be sent.
+func (p *passage) change(position int64, c *Control) (flip bool) {
+	p.member = c.In
+	if !c.In {
+		p.lost = max(p.lost, c.Through)
+		return false
+	}
+	return position <= p.lost
+}
+
+// past is what is known of a user's membership of one program up to a position, from the database: batch by batch.
+type past struct {
+	member  bool          // at the end
+	changes []auth.Change // of this program, ascending
+}
+
+// at returns the passage of a cursor at position c: as a forward reader would have it that had come from far below.
+func (p *past) at(c int64) passage {
+	way := passage{member: p.member}
+	for i, change := range p.changes {
+		if change.After >= c {
+			if i == 0 {
+				way.member = !change.First
+			}
+			break
+		}
+		// Behind the first entry of a batch, c lies behind or among its changes: this is what holds for the batch's events.
+		way.member = change.Last
+		if change.Lost {
+			way.lost = change.Through
+		}
+	}
+	return way
+}
+
+// sees reports whether the event at position was the user's.
+func (p *past) sees(position int64) bool {
+	way := p.at(position)
+	return way.member && position > way.lost
+}
+
+// flips returns the ends of the batches in (c, end] that took the membership away and gave it back, oldest first.
+func (p *past) flips(c int64) []int64 {
+	var ends []int64
+	for _, change := range p.changes {
+		if change.Lost && change.Last && change.Through > c {
+			ends = append(ends, change.Through)
+		}
+	}
+	return ends
+}
+
+// tally counts, backwards, the events that a cursor has missed.
+type tally struct {
+	past  *past
+	max   int
+	count int
+	first int64 // the oldest event counted
+}
+
+// add counts an entry and reports false when there are more than max: first is then the oldest that may be sent.
+func (t *tally) add(e Entry) bool {
+	if e.Control != nil || !t.past.sees(e.Position) {
+		return true
+	}
+	if t.count == t.max {
+		return false
+	}
+	t.count++
+	t.first = e.Position
+	return true
+}

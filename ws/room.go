@@ -1,0 +1,322 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	roomPage    = 256     // entries per read of a room
+	bufferCount = 1024    // entries that a room keeps …
+	bufferBytes = 1 << 20 // … and their bytes; three quarters are left when either is exceeded
+	readTimeout = 10 * time.Second
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 5 * time.Second
+)
+
+// room holds the end of one program's log for the sockets of its members. It reads forward from its newest position whenever it is
+// woken; the sockets read from its buffer, each at its own cursor. It ends with its last socket.
+type room struct {
+	hub     *Hub
+	program string
+	wake    chan struct{} // one token: read
+	older   chan struct{} // one token: who holds it may read below the buffer
+
+	mu      sync.Mutex
+	cancel  context.CancelFunc // ends run; nil: it hasn't begun
+	ended   bool               // it needn't begin
+	sockets map[*socket]struct{}
+	floor   int64   // entries are all that the log has with floor < position <= newest
+	newest  int64   // where the next read begins
+	entries []Entry // ascending
+	bytes   int     // of the frames in entries
+	last    int64   // the newest entry that Redis must still hold; 0: none
+	vouched int64   // everything of this program up to here lies at or below newest; 0: unknown
+	head    int64   // the log's head at the last read
+	asked   uint64  // number of the newest demand for a read
+	read    uint64  // demands up to here have been met …
+	failed  uint64  // … or have failed
+}
+
+// run reads until ctx ends. The first read doesn't wait for the subscription: its confirmation is a wake-up like any other.
+func (r *room) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	healthy, backoff := true, minBackoff
+	defer func() { r.hub.health.room(healthy, true, nil) }()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+		}
+		err := r.catchUp(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		r.hub.health.room(healthy, err == nil, err)
+		if healthy = err == nil; healthy {
+			timer.Stop()
+			backoff = minBackoff
+			continue
+		}
+		r.hub.metrics.readErrors.Inc()
+		r.wakeSockets()
+		timer.Reset(jitter(backoff))
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// started takes the function that ends run, and calls it if the last socket has left already.
+func (r *room) started(cancel context.CancelFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cancel = cancel; r.ended {
+		cancel()
+	}
+}
+
+// demand asks for a read that begins after this call and returns its number.
+func (r *room) demand() uint64 {
+	r.mu.Lock()
+	r.asked++
+	n := r.asked
+	r.mu.Unlock()
+	token(r.wake)
+	return n
+}
+
+// catchUp reads to the end of the log.
+func (r *room) catchUp(ctx context.Context) error {
+	r.mu.Lock()
+	demand := r.asked
+	r.mu.Unlock()
+	for limit := roomPage; ; {
+		r.mu.Lock()
+		start := r.newest
+		r.mu.Unlock()
+		page, err := r.hub.after(ctx, r.program, start, limit)
+		if errors.Is(err, ErrExpired) {
+			if err = r.restart(ctx); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			r.mu.Lock()
+			r.failed, r.vouched = demand, 0
+			r.mu.Unlock()
+			return err
+		}
+		end := len(page.Entries) < limit
+		if !r.take(start, page, end, demand) {
+			continue
+		}
+		r.wakeSockets()
+		if end {
+			return nil
+		}
+	}
+}
+
+// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place: then the
+// page would leave a hole.
+func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.newest != start {
+		return false
+	}
+	r.entries = append(r.entries, page.Entries...)
+	for _, e := range page.Entries {
+		r.bytes += len(e.Frame)
+		r.newest, r.last = e.Position, e.Position
+	}
+	r.trim()
+	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
+	if stored {
+		r.newest, r.last = page.Through, 0
+	}
+	if !end {
+		return true
+	}
+	r.read, r.head = max(r.read, demand), page.Head
+	switch {
+	case stored:
+		r.vouched = page.Through
+	case page.Newest < r.last: // the log has lost its end
+		r.vouched = 0
+	default:
+		r.vouched = page.Head
+	}
+	return true
+}
+
+// trim keeps the newest entries when there are too many.
+func (r *room) trim() {
+	if len(r.entries) <= bufferCount && r.bytes <= bufferBytes {
+		return
+	}
+	keep, bytes := len(r.entries), 0
+	for keep > 0 && len(r.entries)-keep < bufferCount*3/4 && bytes+len(r.entries[keep-1].Frame) <= bufferBytes*3/4 {
+		keep--
+		bytes += len(r.entries[keep].Frame)
+	}
+	if keep > 0 {
+		r.floor = r.entries[keep-1].Position
+	}
+	r.entries, r.bytes = append([]Entry(nil), r.entries[keep:]...), bytes
+}
+
+// restart moves the room to the newest tick, because the outbox no longer holds what follows its newest position. Each socket meets
+// ErrExpired at its own cursor and tells its client.
+func (r *room) restart(ctx context.Context) error {
+	m, err := r.hub.membership(ctx, "")
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m.Position <= r.newest {
+		return ErrExpired // the one who says so is ahead of the one who was asked
+	}
+	r.entries, r.bytes, r.last, r.vouched = nil, 0, 0, 0
+	r.floor, r.newest = m.Position, m.Position
+	return nil
+}
+
+// view is what a socket sees of the buffer from its cursor.
+type view struct {
+	entries []Entry
+	covered bool  // false: the cursor lies below the buffer
+	end     bool  // entries reach the newest position
+	newest  int64 // the position that a cursor may be set to at the end
+	vouched int64
+}
+
+// after returns at most limit entries behind cursor, of at most maxBytes unless the first alone has more.
+func (r *room) after(cursor int64, limit, maxBytes int) view {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if cursor < r.floor {
+		return view{}
+	}
+	from := r.search(cursor)
+	to := from
+	for n := 0; to < len(r.entries) && to-from < limit; to++ {
+		if n += len(r.entries[to].Frame); n > maxBytes && to > from {
+			break
+		}
+	}
+	return view{r.entries[from:to:to], true, to == len(r.entries), r.newest, r.vouched}
+}
+
+// search returns the index of the first entry behind position. The caller holds mu.
+func (r *room) search(position int64) int {
+	low, high := 0, len(r.entries)
+	for low < high {
+		if mid := (low + high) / 2; r.entries[mid].Position <= position {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low
+}
+
+// between returns the buffered entries with after < position <= through, ascending, and the position above which they are complete.
+func (r *room) between(after, through int64) ([]Entry, int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from, to := r.search(max(after, r.floor)), r.search(through)
+	if from > to {
+		return nil, r.floor
+	}
+	return r.entries[from:to:to], r.floor
+}
+
+// deep reads below the buffer, one socket at a time: a storm of old cursors costs one read after the other.
+//
+// Where the log has nothing behind the cursor, and can't vouch for a later position, the room goes back to the cursor and watches
+// from there: an entry that turns up later (the log's end had been lost and is repaired) is not missed, and other sockets find the place covered.
+func (r *room) deep(ctx context.Context, cursor int64, limit int) (Page, error) {
+	release, err := r.lockOlder(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	defer release()
+	if v := r.after(cursor, limit, bufferBytes); v.covered { // somebody else has been here
+		return Page{Entries: v.entries, Through: cursor}, nil
+	}
+	page, err := r.hub.after(ctx, r.program, cursor, limit)
+	if err == nil && len(page.Entries) == 0 && page.Through <= cursor {
+		r.lower(cursor, page)
+	}
+	return page, err
+}
+
+// deepBefore is deep, backwards.
+func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (Page, error) {
+	release, err := r.lockOlder(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return r.hub.config.Log.Before(ctx, r.program, before, after, limit)
+}
+
+func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
+	select {
+	case r.older <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	select {
+	case r.hub.older <- struct{}{}:
+	case <-ctx.Done():
+		<-r.older
+		return nil, ctx.Err()
+	}
+	r.hub.metrics.deepReads.Inc()
+	return func() { <-r.hub.older; <-r.older }, nil
+}
+
+// lower goes back to cursor, behind which page found nothing.
+func (r *room) lower(cursor int64, page Page) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.entries) == 0 && cursor < r.floor {
+		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, page.Head
+	}
+}
+
+// state returns the numbers of the last reads that ended well and badly, the room's newest position and the log's head.
+func (r *room) state() (read, failed uint64, newest, head int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.read, r.failed, r.newest, r.head
+}
+
+func (r *room) wakeSockets() {
+	r.mu.Lock()
+	list := make([]*socket, 0, len(r.sockets))
+	for s := range r.sockets {
+		list = append(list, s)
+	}
+	r.mu.Unlock()
+	for _, s := range list {
+		s.poke(func() {})
+	}
+}
+
+// token puts the one token into a wake channel.
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

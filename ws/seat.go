@@ -1,0 +1,278 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"slices"
+)
+
+// seat is a socket's place in a room: a cursor, and what the user sees from there.
+type seat struct {
+	room      *room
+	program   string
+	cursor    int64 // everything up to here has been handled
+	way       passage
+	announced bool   // the client takes itself for a member: ready or joined named the program, and no left has
+	located   bool   // cursor and way are set
+	past      past   // until located
+	demand    uint64 // the room's read that must have ended before that
+	target    int64  // the room's newest position when the socket joined
+	reached   bool
+	end       bool  // the cursor has everything that the room has
+	vouched   int64 // the room's, at that moment
+	settled   int64 // the memberships as of this position agree with the seat
+	barrier   int64 // position of a revocation that the memberships read so far don't contain; 0: none
+	changed   int64 // position of the last change of the user's own membership
+	lostAt    int64 // … of the last revocation
+	gap       *gap  // to be told before the next event, or when there is none
+}
+
+// gap is a stretch of which the client may miss events; it ends with the next event that is sent.
+type gap struct {
+	after  int64 // 0: left out
+	reason string
+}
+
+// advance reads on at every seat, and reports whether there is more.
+func (s *socket) advance(ctx context.Context) (more bool, err error) {
+	for _, st := range slices.Clone(s.seats) {
+		if !st.located {
+			if err := s.locate(ctx, st); err != nil {
+				return false, err
+			}
+		}
+		again, err := s.read1(ctx, st)
+		if err != nil {
+			return false, err
+		}
+		more = more || again
+		if err := s.settle(ctx, st); err != nil {
+			return false, err
+		}
+	}
+	return more, nil
+}
+
+// read1 handles the next entries of one seat.
+func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
+	st.end = false
+	if !st.located || st.barrier != 0 {
+		return false, nil
+	}
+	v := st.room.after(st.cursor, batchCount, batchBytes)
+	if !v.covered {
+		return s.readOlder(ctx, st)
+	}
+	if done, err := s.handle(ctx, st, v.entries); !done || err != nil {
+		return false, err
+	}
+	if !v.end {
+		return true, nil
+	}
+	st.cursor = max(st.cursor, v.newest)
+	st.end, st.reached, st.vouched = true, true, v.vouched
+	return false, s.tellGap(ctx, st, max(st.cursor, st.way.lost)+1)
+}
+
+// readOlder handles entries that the room no longer has. In a room without anything newer to offer that can take a while: the room's next
+// wake-up is the next try.
+func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error) {
+	page, err := st.room.deep(ctx, st.cursor, batchCount)
+	switch {
+	case errors.Is(err, ErrExpired):
+		return s.expired(ctx, st)
+	case err != nil && !s.live:
+		return false, err
+	case err != nil:
+		s.hub.metrics.readErrors.Inc()
+		return false, nil
+	}
+	if done, err := s.handle(ctx, st, page.Entries); !done || err != nil {
+		return false, err
+	}
+	if page.Through > st.cursor {
+		st.cursor = page.Through
+		return true, nil
+	}
+	return len(page.Entries) > 0 || st.room.after(st.cursor, 1, 1).covered, nil
+}
+
+// handle sends what the user sees of entries and moves the cursor over them; done is false if it stopped at a revocation.
+func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bool, err error) {
+	for _, e := range entries {
+		if e.Position <= st.cursor {
+			continue
+		}
+		switch {
+		case e.Control == nil:
+			if !st.announced || !st.way.sees(e.Position) {
+				break
+			}
+			if err := s.tellGap(ctx, st, e.Position); err != nil {
+				return false, err
+			}
+			if err := s.send(ctx, e.Frame); err != nil {
+				return false, err
+			}
+			s.hub.metrics.events.Inc()
+		case e.Control.UserID == s.user:
+			if barrier, err := s.change(ctx, st, e); barrier || err != nil {
+				return false, err
+			}
+		}
+		st.cursor = e.Position
+		st.reached = st.reached || st.cursor >= st.target
+	}
+	return true, nil
+}
+
+// change applies a change of the user's own membership. A revocation that isn't contained in the memberships known so far is a
+// barrier: nothing behind it is looked at before they have been read again.
+func (s *socket) change(ctx context.Context, st *seat, e Entry) (barrier bool, err error) {
+	c := e.Control
+	if !c.In && st.way.member && e.Position > s.member.Position {
+		st.barrier = e.Position
+		s.poke(func() { s.pending.recheck = true })
+		return true, nil
+	}
+	st.changed = e.Position
+	flip := st.way.change(e.Position, c)
+	switch {
+	case !c.In:
+		st.lostAt = e.Position
+		if st.announced && !slices.Contains(s.member.Programs, st.program) {
+			return false, s.left(ctx, st, e.Position)
+		}
+	case !st.announced:
+		return false, s.joined(ctx, st, e.Position)
+	case flip && st.gap == nil:
+		st.gap = &gap{after: max(st.lostAt-1, 0), reason: "membership"}
+	}
+	return false, nil
+}
+
+// settle makes a seat that has passed the position of the memberships agree with them. Usually it does already, by the changes in the
+// log; it doesn't if somebody has changed memberships behind the triggers' back.
+func (s *socket) settle(ctx context.Context, st *seat) error {
+	known := s.member.Position
+	if !st.located || st.settled >= known || st.barrier != 0 {
+		return nil
+	}
+	if st.cursor < known && !(st.end && st.vouched >= known) {
+		return nil
+	}
+	st.settled = known
+	if st.changed > known {
+		return nil // the log has said more since
+	}
+	switch is := slices.Contains(s.member.Programs, st.program); {
+	case is:
+		st.way.member = true
+		if !st.announced {
+			return s.joined(ctx, st, known)
+		}
+	case st.announced:
+		st.way.member = false
+		return s.left(ctx, st, known)
+	default:
+		s.drop(st)
+	}
+	return nil
+}
+
+func (s *socket) joined(ctx context.Context, st *seat, position int64) error {
+	st.announced = true
+	return s.send(ctx, marshal(placeFrame{Type: "joined", Program: st.program, Position: digits(position)}))
+}
+
+func (s *socket) left(ctx context.Context, st *seat, position int64) error {
+	st.announced, st.gap = false, nil
+	return s.send(ctx, marshal(placeFrame{Type: "left", Program: st.program, Position: digits(position)}))
+}
+
+func (s *socket) drop(st *seat) {
+	s.hub.leave(s, st.room)
+	s.seats = slices.DeleteFunc(s.seats, func(other *seat) bool { return other == st })
+}
+
+// tellGap sends the gap that is pending, if any, ending before the given position.
+func (s *socket) tellGap(ctx context.Context, st *seat, before int64) error {
+	g := st.gap
+	if g == nil || !st.announced {
+		return nil
+	}
+	st.gap = nil
+	s.hub.metrics.gaps.WithLabelValues(g.reason).Inc()
+	return s.send(ctx, marshal(gapFrame{"gap", st.program, digits(g.after), digits(before), g.reason}))
+}
+
+// expired continues a seat at the oldest position there is, because what follows its cursor is no longer held.
+func (s *socket) expired(ctx context.Context, st *seat) (more bool, err error) {
+	if err := s.recheck(ctx); err != nil {
+		return false, err
+	}
+	oldest := s.member.Oldest
+	if oldest <= st.cursor {
+		return false, nil // the one who was asked lags behind the one who says so
+	}
+	changes, err := s.hub.changes(ctx, s.user, oldest, s.member.Position)
+	if err != nil {
+		return false, err
+	}
+	if st.gap == nil {
+		st.gap = &gap{after: st.cursor, reason: "expired"}
+	}
+	before := s.pastOf(st.program, changes)
+	st.cursor, st.way = oldest, before.at(oldest)
+	return true, nil
+}
+
+// report says what is known about the socket as a whole: live, and from time to time a position.
+func (s *socket) report(ctx context.Context) error {
+	for _, st := range s.seats {
+		if !st.located || !st.reached && st.announced || st.barrier != 0 {
+			return nil
+		}
+	}
+	if !s.live {
+		s.live = true
+		s.checkpoint = s.position()
+		return s.send(ctx, marshal(placeFrame{Type: "live", Position: digits(s.checkpoint)}))
+	}
+	if !s.pingDue {
+		return nil
+	}
+	s.pingDue = false
+	if s.ahead() { // a program may have been joined since the memberships were read: only what they cover can be vouched for
+		if err := s.recheck(ctx); err != nil {
+			return err
+		}
+	}
+	if p := s.position(); p > s.checkpoint {
+		s.checkpoint = p
+		return s.send(ctx, marshal(placeFrame{Type: "position", Position: digits(p)}))
+	}
+	return nil
+}
+
+// position returns the checkpoint: everything up to it, in all programs of the connection, has been sent. 0: not known.
+func (s *socket) position() int64 {
+	p := s.member.Position
+	for _, st := range s.seats {
+		if !st.end {
+			return 0
+		}
+		p = min(p, st.vouched)
+	}
+	return p
+}
+
+// ahead reports whether the rooms vouch for more than the memberships cover.
+func (s *socket) ahead() bool {
+	for _, st := range s.seats {
+		if !st.end || st.vouched <= s.member.Position {
+			return false
+		}
+	}
+	return len(s.seats) > 0
+}

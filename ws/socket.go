@@ -1,0 +1,385 @@
+package ws
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/coder/websocket"
+	"golang.org/x/time/rate"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+)
+
+const (
+	maxPendingAuth  = 4  // auth frames not yet looked at
+	maxPendingPongs = 16 // pings not yet answered; more are answered by fewer pongs
+	batchCount      = 64 // frames in one message to a client that takes several
+	batchBytes      = 64 << 10
+)
+
+// socket is one connection. One goroutine reads for as long as it lasts; another, the pump, exists only while there is something
+// to do. Everything that is sent is read from the rooms at that moment: nothing is queued.
+type socket struct {
+	hub     *Hub
+	conn    *websocket.Conn
+	limiter *rate.Limiter
+	heard   atomic.Int64  // when the peer last said anything, Unix nanoseconds
+	done    chan struct{} // closed when the pump has said the last word
+
+	admitted string // the user that the hub counts it for; guarded by the hub's mu
+
+	mu      sync.Mutex
+	pending pending
+	due     bool // the pump has something to do
+	pumping bool
+	ended   bool // no pump any more
+	timer   *time.Timer
+
+	// Owned by the pump.
+	ask         ask
+	user        string // empty: not authenticated
+	member      auth.Membership
+	seats       []*seat
+	until       time.Time // the token's
+	authBy      time.Time
+	nextPing    time.Time
+	nextRecheck time.Time
+	retry       time.Duration // wait after a recheck that brought nothing new
+	pingDue     bool          // a position frame may be sent
+	live        bool          // has been sent
+	checkpoint  int64         // the last that was sent
+	admission   *admission    // from the Authorization header, until it is used
+	out         [][]byte
+	outBytes    int
+}
+
+// pending is what the others want from the pump.
+type pending struct {
+	auth    []clientFrame
+	pongs   int
+	recheck bool
+	end     *ending
+}
+
+// admission is a token that was found good before the upgrade.
+type admission struct {
+	identity auth.Identity
+	member   auth.Membership
+	ask      ask
+}
+
+// poke changes what is pending and sees to it that a pump looks at it.
+func (s *socket) poke(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	s.due = true
+	if s.pumping || s.ended {
+		return
+	}
+	s.pumping = true
+	s.hub.start(s.pump)
+}
+
+// stop ends the socket for a reason, unless there is one already.
+func (s *socket) stop(end *ending) {
+	s.poke(func() {
+		if s.pending.end == nil {
+			s.pending.end = end
+		}
+	})
+}
+
+// run is the socket's life: it reads until the connection is finished.
+func (s *socket) run(ctx context.Context) {
+	s.mu.Lock()
+	s.timer = time.AfterFunc(s.hub.config.AuthTimeout, func() { s.poke(func() {}) })
+	s.mu.Unlock()
+	s.poke(func() {})
+	s.stop(s.read(context.WithoutCancel(ctx)))
+	<-s.done
+	for _, st := range s.seats {
+		s.hub.leave(s, st.room)
+	}
+	s.hub.remove(s)
+}
+
+// read takes the client's messages until there is a reason to stop.
+func (s *socket) read(ctx context.Context) *ending {
+	for {
+		kind, r, err := s.conn.Reader(ctx)
+		if err != nil {
+			return readEnding(err)
+		}
+		s.hear()
+		if !s.limiter.Allow() {
+			return endRateLimited
+		}
+		if kind != websocket.MessageText {
+			return endBinary
+		}
+		// A frame may announce any length and then send nothing.
+		late := time.AfterFunc(messageTimeout, func() { s.stop(endProtocolError) })
+		b, err := io.ReadAll(io.LimitReader(r, maxMessage+1))
+		late.Stop()
+		if err != nil {
+			return readEnding(err)
+		}
+		if len(b) > maxMessage {
+			return endTooBig
+		}
+		f, err := parseClientFrame(b)
+		if err != nil {
+			return endBadFrame
+		}
+		if end := s.take(f); end != nil {
+			return end
+		}
+	}
+}
+
+// take hands a frame to the pump.
+func (s *socket) take(f clientFrame) (end *ending) {
+	s.poke(func() {
+		switch {
+		case f.ping:
+			s.pending.pongs = min(s.pending.pongs+1, maxPendingPongs)
+		case len(s.pending.auth) == maxPendingAuth:
+			end = endRateLimited
+		default:
+			s.pending.auth = append(s.pending.auth, f)
+		}
+	})
+	return end
+}
+
+// readEnding tells a peer that broke the protocol from one that is gone.
+func readEnding(err error) *ending {
+	var netErr net.Error
+	switch {
+	case errors.Is(err, errTooBig):
+		return endTooBig
+	case websocket.CloseStatus(err) != -1, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
+		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE), errors.As(err, &netErr):
+		return endGone
+	}
+	return endProtocolError
+}
+
+// pinged is called by the reader for each protocol ping.
+func (s *socket) pinged(context.Context, []byte) bool {
+	s.hear()
+	if s.limiter.Allow() {
+		return true
+	}
+	s.stop(endRateLimited)
+	return false
+}
+
+// ponged is called by the reader for each protocol pong.
+func (s *socket) ponged(context.Context, []byte) { s.hear() }
+
+func (s *socket) hear() { s.heard.Store(time.Now().UnixNano()) }
+
+// pump does what there is to do, and ends when there is nothing.
+func (s *socket) pump(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		if !s.due {
+			s.pumping = false
+			s.mu.Unlock()
+			return
+		}
+		s.due = false
+		p := s.pending
+		s.pending = pending{}
+		s.mu.Unlock()
+
+		end := p.end
+		if end == nil {
+			err := s.turn(ctx, p)
+			if err == nil {
+				continue
+			}
+			end = s.ending(ctx, err)
+		}
+		s.finish(ctx, end)
+		return
+	}
+}
+
+// ending makes a close code of an error: unless it is one, something that is needed to go on isn't there.
+func (s *socket) ending(ctx context.Context, err error) *ending {
+	var end *ending
+	if errors.As(err, &end) {
+		return end
+	}
+	if ctx.Err() != nil {
+		return endRestart
+	}
+	s.hub.config.Logger.Debug("ws: connection given up", "user", s.user, "error", err)
+	return endTryLater
+}
+
+// finish says why and closes.
+func (s *socket) finish(ctx context.Context, end *ending) {
+	s.mu.Lock()
+	s.ended = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.mu.Unlock()
+	s.hub.metrics.closed(end)
+	if end.code != "" {
+		ctx, cancel := context.WithTimeout(ctx, min(s.hub.config.WriteTimeout, readTimeout))
+		_ = s.conn.Write(ctx, websocket.MessageText, marshal(errorFrame{"error", end.code, end.message}))
+		cancel()
+	}
+	if end == endGone {
+		_ = s.conn.CloseNow()
+	} else {
+		_ = s.conn.Close(end.status, end.code)
+	}
+	close(s.done)
+}
+
+// turn is one round of the pump.
+func (s *socket) turn(ctx context.Context, p pending) error {
+	now := time.Now()
+	if s.user == "" {
+		if err := s.handshake(ctx, now, &p); err != nil || s.user == "" {
+			return err
+		}
+	}
+	for range p.pongs {
+		if err := s.send(ctx, pongFrame); err != nil {
+			return err
+		}
+	}
+	for _, f := range p.auth {
+		if err := s.renew(f); err != nil {
+			return err
+		}
+		p.recheck = true
+	}
+	if err := s.clock(now); err != nil {
+		return err
+	}
+	if p.recheck || !now.Before(s.nextRecheck) {
+		if err := s.recheck(ctx); err != nil {
+			return err
+		}
+	}
+	more, err := s.advance(ctx)
+	if err == nil && !more {
+		err = s.report(ctx)
+	}
+	if err == nil {
+		err = s.flush(ctx)
+	}
+	s.sleep(more)
+	return err
+}
+
+// clock does what time alone demands.
+func (s *socket) clock(now time.Time) error {
+	silence := now.Sub(time.Unix(0, s.heard.Load()))
+	switch {
+	case !now.Before(s.until):
+		return endTokenExpired
+	case silence >= s.hub.config.PingTimeout:
+		return endNoPong
+	case !now.Before(s.nextPing):
+		s.nextPing = now.Add(s.hub.config.PingInterval)
+		s.pingDue = true
+		s.hub.start(s.ping)
+	}
+	return nil
+}
+
+// ping sends a protocol ping and waits for its answer, which counts as a sign of life (see heard). What fails is noticed elsewhere.
+func (s *socket) ping(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.hub.config.PingTimeout)
+	defer cancel()
+	_ = s.conn.Ping(ctx)
+}
+
+// sleep sets the timer to the next moment at which there is something to do by itself.
+func (s *socket) sleep(more bool) {
+	if more {
+		s.poke(func() {})
+		return
+	}
+	next := s.authBy
+	if s.user != "" {
+		next = time.Unix(0, s.heard.Load()).Add(s.hub.config.PingTimeout)
+		for _, t := range []time.Time{s.until, s.nextPing, s.nextRecheck} {
+			if t.Before(next) {
+				next = t
+			}
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended && s.timer != nil {
+		s.timer.Reset(max(time.Until(next), time.Millisecond))
+	}
+}
+
+// send puts a frame into the next message; the client sees frames in the order of the calls.
+func (s *socket) send(ctx context.Context, frame []byte) error {
+	if !s.ask.batch {
+		return s.write(ctx, frame)
+	}
+	if s.outBytes+len(frame) > batchBytes || len(s.out) == batchCount {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+	}
+	s.out = append(s.out, frame)
+	s.outBytes += len(frame) + 1
+	return nil
+}
+
+// flush sends what send has collected.
+func (s *socket) flush(ctx context.Context) error {
+	if len(s.out) == 0 {
+		return nil
+	}
+	message := s.out[0]
+	if len(s.out) > 1 {
+		message = append(make([]byte, 0, s.outBytes+1), '[')
+		for i, f := range s.out {
+			if i > 0 {
+				message = append(message, ',')
+			}
+			message = append(message, f...)
+		}
+		message = append(message, ']')
+	}
+	s.out, s.outBytes = nil, 0
+	return s.write(ctx, message)
+}
+
+// write sends one message. Past WriteTimeout the client is a slow consumer; it is told so if the message gets through after all.
+func (s *socket) write(ctx context.Context, message []byte) error {
+	timeout := s.hub.config.WriteTimeout
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, timeout+timeout/2)
+	defer cancel()
+	err := s.conn.Write(ctx, websocket.MessageText, message)
+	switch {
+	case err != nil && time.Since(began) < timeout:
+		return endGone
+	case err != nil, time.Since(began) >= timeout:
+		return endSlowConsumer
+	}
+	return nil
+}
