@@ -16,8 +16,9 @@ AS $$
 $$;
 -- +goose StatementEnd
 
--- membership_changed writes one control row. The triggers below call it; an application whose memberships are derived from
--- other data calls it itself, after relay.lock_user, in the transaction of the change and only when the effective membership changed.
+-- membership_changed writes one control row, unless the transaction's last one for this user and program says the same. The triggers
+-- below call it; an application whose memberships are derived from other data calls it itself, after relay.lock_user, in the transaction of
+-- the change and only when the effective membership changed.
 -- +goose StatementBegin
 CREATE FUNCTION relay.membership_changed(user_id text, program_id text, change text) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -28,6 +29,15 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM relay.lock_user(user_id);
+    IF change IS NOT DISTINCT FROM (
+        SELECT o.data ->> 'change' FROM relay.outbox o
+        WHERE o.control AND o.performed_by_id = membership_changed.user_id AND o.xid = pg_current_xact_id()
+          AND o.program_id = membership_changed.program_id
+        ORDER BY o.id DESC
+        LIMIT 1
+    ) THEN
+        RETURN;
+    END IF;
     INSERT INTO relay.outbox (program_id, event, data, performed_by_id, control)
     VALUES (program_id, 'relay:membership', json_build_object('userId', user_id, 'change', change), user_id, true);
 END
@@ -60,6 +70,7 @@ DECLARE
     new_program text := n ->> TG_ARGV[1];
     was         boolean := o IS NOT NULL;
     becomes     boolean := n IS NOT NULL;
+    touched     boolean;
 BEGIN
     IF TG_NARGS = 3 THEN
         was := coalesce((o ->> TG_ARGV[2])::boolean, false);
@@ -69,8 +80,11 @@ BEGIN
         RETURN NULL;
     END IF;
     IF was THEN
+        -- One statement may deactivate user and membership together: then neither trigger sees the other still active, and the lock that
+        -- this transaction holds on the user already tells of it. An `out` too many for somebody who is no member does no harm.
+        touched := EXISTS (SELECT FROM relay.user_locks l WHERE l.user_id = old_user AND l.xid = pg_current_xact_id());
         PERFORM relay.lock_user(old_user);
-        IF relay.user_is_active(old_user) THEN
+        IF touched OR relay.user_is_active(old_user) THEN
             PERFORM relay.membership_changed(old_user, old_program, 'out');
         END IF;
     END IF;

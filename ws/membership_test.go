@@ -297,7 +297,7 @@ func TestComingAndGoing(t *testing.T) {
 	tick := s.settled()
 	want := s.visible("u1", "p1", start.position())
 	s.checkSeen("live", c.until("p1:201"), want)
-	for range 15 {
+	for range 6 {
 		since := start.position() + rand.Int64N(tick-start.position()) // anywhere, in the middle of batches too
 		s.checkSeen("resumed", n.connect("u1", fmt.Sprintf(`"since":"%d"`, since)).until("live"), after(want, since))
 		s.checkSeen("resumed elsewhere", s.node(resumeConfig).connect("u1", fmt.Sprintf(`"since":"%d"`, since)).until("live"), after(want, since))

@@ -56,6 +56,17 @@ func (j *Journal) Committed() (n int) {
 	return n
 }
 
+// Forgive makes every committed transaction one of unknown outcome: its COMMIT had returned, but Postgres was allowed to forget it.
+func (j *Journal) Forgive() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, tx := range j.transactions {
+		if tx.outcome == committed {
+			tx.outcome = unknown
+		}
+	}
+}
+
 // Mix is what a writer's transactions are like.
 type Mix struct {
 	Writers  int
@@ -108,7 +119,7 @@ func (j *Journal) one(ctx context.Context, rng *rand.Rand, m Mix) error {
 			return true, e.emit(j.program(rng))
 		case 3, 4:
 			if m.Sleep > 0 {
-				return true, e.exec("SELECT pg_sleep($1)", (time.Duration(rng.Int64N(int64(m.Sleep)))).Seconds())
+				return true, e.exec("SELECT pg_sleep($1)", time.Duration(rng.Int64N(int64(m.Sleep))).Seconds())
 			}
 		}
 		return true, nil

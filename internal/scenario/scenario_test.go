@@ -2,9 +2,11 @@ package scenario_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/outboxrelay/outboxrelay/internal/devstack"
 	"github.com/outboxrelay/outboxrelay/internal/scenario"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 )
@@ -197,5 +199,137 @@ func TestSingleEventsInASilentSystem(t *testing.T) {
 	}
 	if missed, err := node.Metric("outbox_relay_fallback_reads_total"); err != nil || missed != 0 {
 		t.Errorf("%v events came only through the fallback read (%v)", missed, err)
+	}
+}
+
+// Redis fails over to a replica that has missed the last appends.
+func TestRedisFailsOverToAStaleReplica(t *testing.T) {
+	t.Parallel()
+	primary := testenv.OwnRedis(t)
+	_, primaryPort, _ := strings.Cut(primary.Addr, ":")
+	replica := testenv.OwnRedis(t, "--replicaof", "127.0.0.1 "+primaryPort)
+	proxy := testenv.Proxy(t, primary.Addr)
+	w := scenario.New(t, testenv.Postgres(t), "redis://"+proxy.Addr(), 3, 2)
+	node := w.Node("MAX_CATCHUP_EVENTS=10000")
+	steady, restless := scenario.NewClient("u0", node), scenario.NewClient("u1", node)
+	crowd(t, steady, restless)
+	j := w.NewJournal(3)
+	stale := openRedis(t, replica.URL())
+	more := func(n int) {
+		before := steady.Received()
+		if err := steady.Until(testenv.Context(t, 30*time.Second), func(c *scenario.Client) bool { return c.Count() > before+n }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	during(t, j, scenario.Mix{Writers: 4, Pause: 10 * time.Millisecond}, time.Second, func() {
+		more(20)
+		testenv.Eventually(t, 10*time.Second, func() error {
+			if n := stale.ZCard(t.Context(), "socket:events:program:p0").Val(); n == 0 {
+				return fmt.Errorf("the replica is empty")
+			}
+			return nil
+		})
+		if err := replica.Pause(); err != nil { // from here on it misses everything
+			t.Fatal(err)
+		}
+		more(50)
+		restless.Drop()
+		if err := primary.Kill(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := replica.Continue(); err != nil {
+			t.Fatal(err)
+		}
+		if err := stale.Do(t.Context(), "REPLICAOF", "NO", "ONE").Err(); err != nil {
+			t.Fatal(err)
+		}
+		proxy.SetTarget(replica.Addr)
+		more(20)
+	})
+	verdict(t, j, steady, restless)
+}
+
+// Postgres crashes under load with commits that it may take back: what clients got is what has survived.
+func TestPostgresCrashesWithAsynchronousCommits(t *testing.T) {
+	t.Parallel()
+	pg := testenv.OwnPostgres(t, devstack.PostgresConfig{Settings: map[string]string{"wal_writer_delay": "500ms"}})
+	w := scenario.New(t, pg.URL(), testenv.Redis(t), 3, 2)
+	node := w.Node("MAX_CATCHUP_EVENTS=10000")
+	clients := []*scenario.Client{scenario.NewClient("u0", node), scenario.NewClient("u1", node)}
+	crowd(t, clients...)
+	j := w.NewJournal(3)
+	during(t, j, scenario.Mix{Writers: 8, Pause: 5 * time.Millisecond, Async: true, Tolerate: true}, 0, func() {
+		for range size(2, 6) {
+			before := clients[0].Received()
+			if err := clients[0].Until(testenv.Context(t, 30*time.Second), func(c *scenario.Client) bool { return c.Count() > before+100 }); err != nil {
+				t.Fatal(err)
+			}
+			if err := pg.StopImmediate(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := pg.Start(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	j.Forgive() // a crash may take back what was committed asynchronously; it may not take back what a client has got
+	verdict(t, j, clients...)
+}
+
+// Two nodes: one leads, the other takes over when the leader's Postgres session is cut, and clients resume on either.
+func TestTheLeaderLosesItsSession(t *testing.T) {
+	t.Parallel()
+	w := scenario.Default(t, 3, 2)
+	a, b := w.Node(), w.Node()
+	clients := []*scenario.Client{scenario.NewClient("u0", a, b), scenario.NewClient("u1", b, a)}
+	crowd(t, clients...)
+	j := w.NewJournal(3)
+	during(t, j, scenario.Mix{Writers: 4, Pause: 10 * time.Millisecond}, time.Second, func() {
+		for range size(3, 20) {
+			before := clients[0].Received()
+			if err := clients[0].Until(testenv.Context(t, 30*time.Second), func(c *scenario.Client) bool { return c.Count() > before+20 }); err != nil {
+				t.Fatal(err)
+			}
+			_, err := w.Pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_locks
+				WHERE locktype = 'advisory' AND classid = 1919249529 AND objid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clients[1].Drop()
+		}
+	})
+	verdict(t, j, clients...)
+}
+
+// A large backlog is drained with memory that doesn't grow with it.
+func TestABacklogIsDrainedAtConstantMemory(t *testing.T) {
+	w := scenario.Default(t, 10, 1)
+	events := size(20_000, 100_000)
+	_, err := w.Pool.Exec(t.Context(), `INSERT INTO relay.outbox (program_id, event, data)
+		SELECT 'p' || n % 10, 'scenario:happened', json_build_object('key', n::text, 'filler', repeat('x', 2000)) FROM generate_series(1, $1) n`, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := w.Node("LOG_LIMIT=1000")
+	resident := func() float64 {
+		bytes, err := node.Metric("process_resident_memory_bytes")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes
+	}
+	began, most := resident(), 0.0
+	testenv.Eventually(t, 60*time.Second, func() error {
+		most = max(most, resident())
+		if n, err := node.Metric("outbox_relay_events_total"); err != nil || int(n) < events {
+			return fmt.Errorf("%v of %d events (%v)", n, events, err)
+		}
+		return nil
+	})
+	t.Logf("resident: %.0f MB at the start, at most %.0f MB", began/1e6, most/1e6)
+	// The backlog is events × 2 KB, five times that at the full size; a chunk of 1,000 rows is 2 MB, held several times over, and the race
+	// detector multiplies it.
+	if most-began > 100e6 {
+		t.Errorf("memory grew by %.0f MB while %.0f MB waited", (most-began)/1e6, float64(events)*2000/1e6)
 	}
 }

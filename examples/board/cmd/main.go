@@ -43,7 +43,9 @@ func run(ctx context.Context, getenv func(string) string) error {
 	if err := board.Setup(ctx, pool); err != nil {
 		return err
 	}
-	mint := func(user string) (string, error) { return auth.Mint([]byte(getenv("JWT_ACCESS_SECRET")), user, time.Hour) }
+	mint := func(user string) (string, error) {
+		return auth.Mint([]byte(getenv("JWT_ACCESS_SECRET")), user, time.Hour)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", board.Handler(board.Config{Pool: pool, Mint: mint, Logger: slog.Default()}))
 	mux.Handle("/ws", &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(relay); r.Out.Host = r.In.Host }})

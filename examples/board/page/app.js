@@ -10,7 +10,8 @@ const quietFor = 2000; // how long a rolled-back transaction is watched before t
 
 let user, jwt; // who is signed in
 let connection;
-let current; // the program that is shown
+let chosen; // the program whose tab was clicked last
+let current; // the program that is shown: the chosen one, else the first
 let events = 0;
 let missed = 0; // events caught up since the connection was last lost
 let live = false, wasLive = false;
@@ -123,8 +124,8 @@ function problem(text) {
 
 function draw() {
   const ids = [...board.programs.keys()].sort();
-  if (!ids.includes(current)) current = ids[0];
-  $("tabs").replaceChildren(...ids.map((id) => h("button", { role: "tab", "aria-selected": String(id === current), "data-testid": `program-${id}`, onclick: () => { current = id; draw(); } },
+  current = ids.includes(chosen) ? chosen : ids[0];
+  $("tabs").replaceChildren(...ids.map((id) => h("button", { role: "tab", "aria-selected": String(id === current), "data-testid": `program-${id}`, onclick: () => { chosen = id; draw(); } },
     board.programs.get(id).program.name, h("span", { class: "count" }, String(board.programs.get(id).requests.length)))));
   $("create").hidden = current === undefined;
   if (current === undefined) return $("requests").replaceChildren(h("p", { class: "hint" }, "No programs."));
@@ -148,6 +149,7 @@ $("rollback").onclick = async () => {
   setTimeout(() => say(seen.has(done.request) ? `${what} And yet an event arrived!` : `${what} Nothing arrived, as it should be.`, seen.has(done.request) ? "bad" : "good"), quietFor);
 };
 
+$("offline").textContent = `Go offline for ${offlineFor / 1000} s`;
 $("offline").onclick = () => {
   connection.pause(offlineFor);
   const until = Date.now() + offlineFor;

@@ -26,7 +26,7 @@ export function addEvent(feed, e, { title, program, caughtUp }) {
     avatar(who, "small"),
     h("div", { class: "what" },
       h("p", {}, h("b", {}, who.name), " ", (told[e.event] ?? (() => e.event))(e.data), " · ", h("span", { class: "title" }, title ?? e.requestId ?? "")),
-      h("small", {}, h("code", {}, e.event), ` · ${program ?? e.programId} · #${e.id}`)),
+      h("small", {}, h("code", {}, e.event), ` · ${program ?? e.programId} ·\u00a0#${e.id}`)),
     badge));
 }
 

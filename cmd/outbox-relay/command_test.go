@@ -1,0 +1,98 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/migrations"
+)
+
+func TestTokenIsAccepted(t *testing.T) {
+	t.Parallel()
+	vars := map[string]string{"JWT_ACCESS_SECRET": goodSecret, "JWT_ISSUER": "me", "JWT_AUDIENCE": "them"}
+	code, stdout, stderr := call(t, vars, "token", "--user", "u1", "--ttl", "1m")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	verifier, err := auth.NewVerifier(auth.Config{Secret: []byte(goodSecret), Issuer: "me", Audience: "them"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := verifier.Verify(strings.TrimSpace(stdout))
+	if err != nil || id.UserID != "u1" || time.Until(id.ExpiresAt) > time.Minute {
+		t.Errorf("Verify: %+v, %v", id, err)
+	}
+}
+
+func TestUnmigratedDatabaseIsRefused(t *testing.T) {
+	t.Parallel()
+	vars := with(map[string]string{
+		"DATABASE_URL": testenv.EmptyPostgres(t), "REDIS_URL": testenv.Redis(t), "LISTEN_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0",
+	})
+	want := "outbox-relay: the schema relay is missing: run `outbox-relay migrate up`\n"
+	if code, _, stderr := call(t, vars, "serve"); code != 1 || stderr != want {
+		t.Errorf("serve: exit code %d, wrote %q", code, stderr)
+	}
+	if code, _, stderr := call(t, vars, "emit", "--program", "p1", "--event", "a:b"); code != 1 || stderr != want {
+		t.Errorf("emit: exit code %d, wrote %q", code, stderr)
+	}
+	if code, stdout, _ := call(t, vars, "migrate", "status"); code != 1 || strings.Count(stdout, "missing  ") != migrations.Version {
+		t.Errorf("migrate status: exit code %d, wrote %q", code, stdout)
+	}
+	if code, _, stderr := call(t, vars, "migrate", "up"); code != 0 {
+		t.Fatalf("migrate up: exit code %d, wrote %q", code, stderr)
+	}
+	if code, stdout, _ := call(t, vars, "migrate", "status"); code != 0 || strings.Contains(stdout, "missing") {
+		t.Errorf("migrate status: exit code %d, wrote %q", code, stdout)
+	}
+	conn := testenv.Conn(t, vars["DATABASE_URL"])
+	if _, err := conn.Exec(t.Context(), "CREATE OR REPLACE FUNCTION relay.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1000"); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, vars, "serve"); code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "run a newer outbox-relay") {
+		t.Errorf("serve on a newer schema: exit code %d, wrote %q", code, stderr)
+	}
+}
+
+func TestUnreachableDatabaseIsOneLine(t *testing.T) {
+	t.Parallel()
+	vars := with(map[string]string{"DATABASE_URL": "postgres://u:topsecret@127.0.0.1:1,127.0.0.1:2/d", "ADMIN_ADDR": "127.0.0.1:0"})
+	code, _, stderr := call(t, vars, "serve")
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "DATABASE_URL") || strings.Contains(stderr, "topsecret") {
+		t.Errorf("exit code %d, wrote %q", code, stderr)
+	}
+}
+
+func TestEmit(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	vars := map[string]string{"DATABASE_URL": url}
+	code, stdout, stderr := call(t, vars, "emit", "--program", "p1", "--event", "request:created", "--request", "r1", "--data", `{"title":"x"}`, "--by", "u1")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	var row string
+	err := pool.QueryRow(t.Context(), "SELECT concat_ws('|', id, program_id, event, request_id, data, performed_by_id) FROM relay.outbox").Scan(&row)
+	if want := strings.TrimSpace(stdout) + `|p1|request:created|r1|{"title":"x"}|u1`; err != nil || row != want {
+		t.Errorf("the row is %q, want %q (%v)", row, want, err)
+	}
+	for flag, args := range map[string][]string{
+		"--program": {"--program", "p 1", "--event", "a:b"},
+		"--event":   {"--program", "p1", "--event", "Created"},
+		"--data":    {"--program", "p1", "--event", "a:b", "--data", "[]"},
+		"--request": {"--program", "p1", "--event", "a:b", "--request", strings.Repeat("r", 129)},
+		"--by":      {"--program", "p1", "--event", "a:b", "--by", strings.Repeat("u", 129)},
+	} {
+		code, _, stderr := call(t, vars, append([]string{"emit"}, args...)...)
+		if code != 2 || !strings.HasPrefix(stderr, "outbox-relay: "+flag+": ") {
+			t.Errorf("bad %s: exit code %d, wrote %q", flag, code, stderr)
+		}
+	}
+	var rows int
+	if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM relay.outbox").Scan(&rows); err != nil || rows != 1 {
+		t.Errorf("%d rows after bad input (%v)", rows, err)
+	}
+}
