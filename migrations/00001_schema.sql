@@ -86,6 +86,8 @@ CREATE TABLE relay.ticks (
 );
 -- The tick that a row belongs to: the first whose snapshot sees its xid.
 CREATE INDEX ticks_xmax_idx ON relay.ticks (pg_snapshot_xmax(snapshot), position);
+-- New histories, almost always none: every reading of a membership asks for them.
+CREATE INDEX ticks_rebased_idx ON relay.ticks (position) WHERE rebased_from IS NOT NULL;
 
 CREATE TABLE relay.users (
     id         text    PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128),
@@ -103,10 +105,11 @@ CREATE TABLE relay.program_members (
     PRIMARY KEY (user_id, program_id)
 );
 
--- Serialises concurrent membership changes of one user (see relay.lock_user).
+-- Serialises concurrent membership changes of one user (see relay.lock_user), and remembers what the log was last told of the user.
 CREATE TABLE relay.user_locks (
     user_id text PRIMARY KEY,
-    xid     xid8 NOT NULL
+    xid     xid8 NOT NULL,
+    active  boolean
 );
 
 -- +goose Down

@@ -80,11 +80,12 @@ BEGIN
         RETURN NULL;
     END IF;
     IF was THEN
-        -- One statement may deactivate user and membership together: then neither trigger sees the other still active, and the lock that
-        -- this transaction holds on the user already tells of it. An `out` too many for somebody who is no member does no harm.
+        -- One statement may deactivate user and membership together. Whichever trigger comes first, neither sees the other still active; what
+        -- the log was last told of the user, or that this transaction has just told it, does.
         touched := EXISTS (SELECT FROM relay.user_locks l WHERE l.user_id = old_user AND l.xid = pg_current_xact_id());
         PERFORM relay.lock_user(old_user);
-        IF touched OR relay.user_is_active(old_user) THEN
+        IF touched OR relay.user_is_active(old_user)
+           OR EXISTS (SELECT FROM relay.user_locks l WHERE l.user_id = old_user AND l.active) THEN
             PERFORM relay.membership_changed(old_user, old_program, 'out');
         END IF;
     END IF;
@@ -123,11 +124,13 @@ BEGIN
         PERFORM relay.lock_user(old_user);
         PERFORM relay.membership_changed(old_user, m.program_id::text, 'out')
         FROM relay.program_members m WHERE m.user_id = old_user AND m.is_active ORDER BY m.program_id;
+        UPDATE relay.user_locks l SET active = false WHERE l.user_id = old_user;
     END IF;
     IF becomes THEN
         PERFORM relay.lock_user(new_user);
         PERFORM relay.membership_changed(new_user, m.program_id::text, 'in')
         FROM relay.program_members m WHERE m.user_id = new_user AND m.is_active ORDER BY m.program_id;
+        UPDATE relay.user_locks l SET active = true WHERE l.user_id = new_user;
     END IF;
     RETURN NULL;
 END

@@ -120,7 +120,7 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 	var truth []published // what readers at the end of the log have seen
 	cursor := int64(0)
 	var expired, compared int
-	for r.metric(t, "retention_rows_total") < float64(times(500, 20_000)) || compared < times(100, 1000) {
+	for r.metric(t, "retention_rows_total") < float64(times(500, 20_000)) || compared < times(100, 1000) || expired == 0 {
 		page, err := deep.After(t.Context(), "p0", cursor, 100)
 		if err != nil {
 			t.Fatal(err)
@@ -153,7 +153,4 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 		compared++
 	}
 	stop()
-	if expired == 0 {
-		t.Error("no read came too late: retention deleted nothing that mattered")
-	}
 }

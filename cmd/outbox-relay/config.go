@@ -104,7 +104,6 @@ func settings() []setting {
 var (
 	databaseSettings = []string{"DATABASE_URL"}
 	tokenSettings    = []string{"JWT_ACCESS_SECRET", "JWT_ISSUER", "JWT_AUDIENCE"}
-	logSettings      = []string{"LOG_LEVEL", "LOG_FORMAT"}
 )
 
 // some returns the named settings, all of them if there is no name.

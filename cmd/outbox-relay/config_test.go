@@ -116,8 +116,12 @@ func TestFlagWinsOverFileAndVariable(t *testing.T) {
 		t.Errorf("interval %v, secret of %d bytes, refused: %q", c.pingInterval, len(c.auth.Secret), lines)
 	}
 	c, lines = parse(t, with(map[string]string{"JWT_ACCESS_SECRET": "short"}), "--jwt-access-secret-file", file)
+	if len(lines) > 0 || string(c.auth.Secret) != goodSecret+"-from-file" {
+		t.Errorf("a flag that names a file doesn't win over the variable: %q", lines)
+	}
+	_, lines = parse(t, with(map[string]string{"JWT_ACCESS_SECRET_FILE": file}))
 	if len(lines) != 1 || !strings.Contains(lines[0], "both set") {
-		t.Errorf("a variable and a file: got secret of %d bytes, refused: %q", len(c.auth.Secret), lines)
+		t.Errorf("a variable and a file: refused: %q", lines)
 	}
 	if _, lines = parse(t, with(map[string]string{"REDIS_URL": "", "REDIS_URL_FILE": "/nonexistent"})); len(lines) != 1 || !strings.HasPrefix(lines[0], "REDIS_URL: read the file") {
 		t.Errorf("a file that isn't there: %q", lines)

@@ -117,7 +117,13 @@ func (p *program) dev(ctx context.Context, c *config, command []string) error {
 			return fmt.Errorf("PostgreSQL has ended: see %s.log", postgres.DataDir)
 		}
 	}}
-	err = p.devServe(ctx, c, log, watch, command, func(out io.Writer, s *server) { greet(out, s, began, redis.Rung) })
+	err = p.devServe(ctx, c, log, watch, command, func(out io.Writer, s *server) {
+		fmt.Fprintf(out, "\n  Services      PostgreSQL %s (%s), Redis (%s)\n", postgres.Version, postgres.Rung, redis.Rung)
+		greet(out, s, began)
+		if redis.Rung == "miniredis" {
+			fmt.Fprint(out, "  Redis is an imitation inside this process, because redis-server isn't on PATH: fine for a first try, slow under load.\n\n")
+		}
+	})
 	return quiet(ctx, err)
 }
 
@@ -244,9 +250,9 @@ func dialable(l net.Listener) string {
 }
 
 // greet says what runs where. What it prints holds tokens and so belongs on a terminal, not in a log.
-func greet(out io.Writer, s *server, began time.Time, redisRung string) {
+func greet(out io.Writer, s *server, began time.Time) {
 	address := dialable(s.public)
-	fmt.Fprintf(out, "\n  Demo page     http://%s/   (ready after %.1f s; open it in two windows)\n", address, time.Since(began).Seconds())
+	fmt.Fprintf(out, "  Demo page     http://%s/   (ready after %.1f s; open it in two windows)\n", address, time.Since(began).Seconds())
 	fmt.Fprintf(out, "  WebSocket     ws://%s/ws\n  Admin         http://%s/readyz\n\n", address, dialable(s.admin))
 	fmt.Fprintf(out, "  export DATABASE_URL='%s'\n  export REDIS_URL='%s'\n", s.config.databaseURL, s.config.redisURL)
 	fmt.Fprintf(out, "  export JWT_ACCESS_SECRET='%s'\n\n", s.config.auth.Secret)
@@ -254,9 +260,6 @@ func greet(out io.Writer, s *server, began time.Time, redisRung string) {
 		if token, err := s.config.auth.Mint(user, devTokenTTL); err == nil {
 			fmt.Fprintf(out, "  Token of %s   %s\n", user, token)
 		}
-	}
-	if redisRung == "miniredis" {
-		fmt.Fprint(out, "\n  Redis is an imitation inside this process, because redis-server isn't on PATH: fine for a first try, slow under load.\n")
 	}
 	fmt.Fprint(out, "\n  Ctrl-C stops all of it.\n\n")
 }

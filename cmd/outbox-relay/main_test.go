@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"io"
 	"maps"
 	"strings"
 	"sync"
@@ -36,7 +35,7 @@ func (o *output) String() string {
 // call runs one command line to its end, as main does, and returns the exit code and what it wrote.
 func call(t *testing.T, vars map[string]string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	var out, diag bytes.Buffer
+	var out, diag output
 	err := run(testenv.Context(t, time.Minute), args, environment(vars), &out, &diag)
 	code = report(err, &diag)
 	return code, out.String(), diag.String()
@@ -58,7 +57,7 @@ func start(t *testing.T, vars map[string]string, args ...string) *background {
 	b := &background{t: t, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(b.done)
-		err := run(ctx, args, environment(maps.Clone(vars)), &b.stdout, io.MultiWriter(&b.stderr))
+		err := run(ctx, args, environment(maps.Clone(vars)), &b.stdout, &b.stderr)
 		b.code = report(err, &b.stderr)
 	}()
 	t.Cleanup(func() { b.stop() })

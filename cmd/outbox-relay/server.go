@@ -46,42 +46,47 @@ type server struct {
 }
 
 // newServer checks the database and opens the listeners; nothing runs yet. The caller closes it.
-func newServer(ctx context.Context, c *config, log *slog.Logger) (s *server, err error) {
-	s = &server{config: c, log: log, registry: prometheus.NewRegistry()}
-	defer func() {
-		if err != nil {
-			s.close()
-		}
-	}()
+func newServer(ctx context.Context, c *config, log *slog.Logger) (*server, error) {
+	s := &server{config: c, log: log, registry: prometheus.NewRegistry()}
+	if err := s.open(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// open makes what s is made of; close frees what it got to.
+func (s *server) open(ctx context.Context) (err error) {
+	c := s.config
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if s.pool, err = openPool(ctx, c.databaseURL); err != nil {
-		return nil, err
+		return err
 	}
 	if err := s.checkDatabase(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.redis, err = relay.OpenRedis(c.redisURL); err != nil {
-		return nil, err
+		return err
 	}
 	if c.relays() {
 		s.relay, err = relay.New(relay.Config{
 			DatabaseURL: c.databaseURL, Redis: s.redis, RecentTTL: c.recentTTL, Retention: c.retention, LogLimit: c.logLimit,
-			PollOnly: c.pollOnly, Logger: log, Registerer: s.registry,
+			PollOnly: c.pollOnly, Logger: s.log, Registerer: s.registry,
 		})
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if c.serves() {
 		if s.hub, err = s.newHub(); err != nil {
-			return nil, err
+			return err
 		}
 		if s.public, err = listen(ctx, c.listenAddr, "LISTEN_ADDR"); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	s.admin, err = listen(ctx, c.adminAddr, "ADMIN_ADDR")
-	return s, err
+	return err
 }
 
 func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {

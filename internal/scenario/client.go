@@ -238,3 +238,7 @@ func (c *Client) Connected() bool { return c.live }
 func (c *Client) Has(key string) bool {
 	return slices.ContainsFunc(c.received, func(e event) bool { return e.key == key })
 }
+
+// Resumable tells, inside of Until, whether the client has been given a checkpoint: without one, a program of which it hasn't seen an event
+// yet would start anew after a reconnect.
+func (c *Client) Resumable() bool { return c.all > 0 }

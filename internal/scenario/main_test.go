@@ -40,7 +40,8 @@ func crowd(t *testing.T, clients ...*scenario.Client) {
 		group.Wait()
 	})
 	for _, c := range clients {
-		if err := c.Live(testenv.Context(t, 30*time.Second), 1); err != nil {
+		ready := func(c *scenario.Client) bool { return c.Connected() && c.Resumable() }
+		if err := c.Until(testenv.Context(t, 30*time.Second), ready); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -131,7 +131,7 @@ func (n *Node) Start() {
 	n.stderr = &tail{}
 	n.cmd = exec.Command(binary, "serve")
 	n.cmd.Env = append(os.Environ(), "DATABASE_URL="+n.world.DatabaseURL, "REDIS_URL="+n.world.RedisURL, "JWT_ACCESS_SECRET="+secret,
-		"LISTEN_ADDR="+n.address, "ADMIN_ADDR="+n.admin, "LOG_LEVEL=debug", "SHUTDOWN_GRACE=1s", "MAX_CONNECTIONS_PER_USER=10000")
+		"LISTEN_ADDR="+n.address, "ADMIN_ADDR="+n.admin, "LOG_LEVEL=debug", "SHUTDOWN_GRACE=1s", "MAX_CONNECTIONS_PER_USER=10000", "PING_INTERVAL=250ms")
 	n.cmd.Env = append(n.cmd.Env, n.env...)
 	n.cmd.Stderr, n.cmd.Stdout = n.stderr, n.stderr
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -51,4 +51,5 @@ type RelayUser struct {
 type RelayUserLock struct {
 	UserID string
 	Xid    uint64
+	Active *bool
 }

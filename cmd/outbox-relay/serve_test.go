@@ -1,0 +1,264 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+)
+
+// site is a database with a user, u1, who is a member of p1, a Redis, and the settings of a server on both.
+type site struct {
+	t    *testing.T
+	pool *pgxpool.Pool
+	vars map[string]string
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	pool, url := testenv.DB(t)
+	if _, err := pool.Exec(t.Context(), `INSERT INTO relay.users (id) VALUES ('u1');
+		INSERT INTO relay.program_members (user_id, program_id) VALUES ('u1', 'p1')`); err != nil {
+		t.Fatal(err)
+	}
+	return &site{t, pool, with(map[string]string{
+		"DATABASE_URL": url, "REDIS_URL": testenv.Redis(t), "LISTEN_ADDR": freeAddr(t), "ADMIN_ADDR": freeAddr(t), "SHUTDOWN_GRACE": "50ms",
+	})}
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// serve starts a server with further settings and waits until it is ready.
+func (s *site) serve(more map[string]string) *background {
+	s.t.Helper()
+	vars := maps.Clone(s.vars)
+	maps.Copy(vars, more)
+	b := start(s.t, vars, "serve")
+	testenv.Eventually(s.t, 20*time.Second, func() error {
+		if status, body, err := get("http://" + vars["ADMIN_ADDR"] + "/readyz"); err != nil || status != http.StatusOK {
+			return fmt.Errorf("readyz: %d %s (%w)\n%s", status, body, err, b.stderr.String())
+		}
+		return nil
+	})
+	return b
+}
+
+func (s *site) emit(program, event string) {
+	s.t.Helper()
+	if _, err := s.pool.Exec(s.t.Context(), "SELECT relay.emit($1, $2)", program, event); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func get(url string) (status int, body string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	request.Close = true // no idle connection is left behind
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(text), err
+}
+
+// events waits until the output has at least n lines and returns their events' names.
+func events(t *testing.T, out *output, n int) []string {
+	t.Helper()
+	var names []string
+	testenv.Eventually(t, 20*time.Second, func() error {
+		names = nil
+		for line := range strings.Lines(out.String()) {
+			var f struct{ Type, Event string }
+			if err := json.Unmarshal([]byte(line), &f); err != nil || f.Type != "event" {
+				return fmt.Errorf("a line is no event: %q (%w)", line, err)
+			}
+			names = append(names, f.Event)
+		}
+		if len(names) < n {
+			return fmt.Errorf("%d events, want %d", len(names), n)
+		}
+		return nil
+	})
+	return names
+}
+
+func TestFromCommitToTailAcrossRestart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	server := s.serve(nil)
+	tail := start(t, s.vars, "tail", "--user", "u1", "--url", "http://"+s.vars["LISTEN_ADDR"])
+	testenv.Eventually(t, 10*time.Second, func() error {
+		// The membership is as of the newest tick: before the relay's first one there is none, and then it is joined.
+		if text := tail.stderr.String(); !strings.Contains(text, "programs [p1]") && !strings.Contains(text, `"joined"`) {
+			return errors.New("tail isn't connected: " + tail.stderr.String())
+		}
+		return nil
+	})
+	s.emit("p1", "one:first")
+	s.emit("p2", "not:mine")
+	events(t, &tail.stdout, 1)
+	if code := server.stop(); code != 0 {
+		t.Fatalf("serve: exit code %d:\n%s", code, server.stderr.String())
+	}
+	s.emit("p1", "two:missed")
+	s.serve(nil)
+	s.emit("p1", "three:live")
+	if got := strings.Join(events(t, &tail.stdout, 3), " "); got != "one:first two:missed three:live" {
+		t.Errorf("tail printed %s", got)
+	}
+	if code := tail.stop(); code != 0 {
+		t.Errorf("tail: exit code %d:\n%s", code, tail.stderr.String())
+	}
+	if strings.Contains(tail.stderr.String(), "gap") {
+		t.Errorf("tail was told of a gap:\n%s", tail.stderr.String())
+	}
+}
+
+func TestTailGivesUpOnBadToken(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.serve(nil)
+	foreign := maps.Clone(s.vars)
+	foreign["JWT_ACCESS_SECRET"] = strings.ToUpper(goodSecret)
+	code, _, stderr := call(t, foreign, "tail", "--user", "u1", "--url", "ws://"+s.vars["LISTEN_ADDR"]+"/ws")
+	if code != 1 || !strings.Contains(stderr, "4500") || !strings.Contains(stderr, "JWT_ACCESS_SECRET") {
+		t.Errorf("exit code %d, wrote %q", code, stderr)
+	}
+	code, _, stderr = call(t, s.vars, "tail", "--user", "u1", "--url", "ws://"+s.vars["LISTEN_ADDR"]+"/nowhere")
+	if code != 1 || !strings.Contains(stderr, "404") {
+		t.Errorf("wrong path: exit code %d, wrote %q", code, stderr)
+	}
+}
+
+func TestListeners(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	b := s.serve(nil)
+	for path, want := range map[string]struct {
+		status int
+		text   string
+	}{
+		"LISTEN_ADDR/ws":                           {http.StatusUpgradeRequired, "WebSocket"},
+		"LISTEN_ADDR/":                             {http.StatusNotFound, "404"},
+		"LISTEN_ADDR/metrics":                      {http.StatusNotFound, "404"},
+		"LISTEN_ADDR/debug/":                       {http.StatusNotFound, "404"},
+		"ADMIN_ADDR/healthz":                       {http.StatusOK, "ok"},
+		"ADMIN_ADDR/readyz":                        {http.StatusOK, `"leader":true`},
+		"ADMIN_ADDR/metrics":                       {http.StatusOK, "outbox_relay_ws_connections 0"},
+		"ADMIN_ADDR/ws":                            {http.StatusNotFound, "404"},
+		"ADMIN_ADDR/debug/pprof/goroutine?debug=1": {http.StatusOK, "goroutine profile"},
+	} {
+		name, rest, _ := strings.Cut(path, "/")
+		status, body, err := get("http://" + s.vars[name] + "/" + rest)
+		if err != nil || status != want.status || !strings.Contains(body, want.text) {
+			t.Errorf("%s: %d %.200q (%v), want %d and %q", path, status, body, err, want.status, want.text)
+		}
+	}
+	code, _, stderr := call(t, s.vars, "serve")
+	if code != 1 || !strings.Contains(stderr, "listen \""+s.vars["LISTEN_ADDR"]+"\"") || !strings.Contains(stderr, "set LISTEN_ADDR") {
+		t.Errorf("a second server on the same address: exit code %d, wrote %q", code, stderr)
+	}
+	if strings.Contains(b.stderr.String(), goodSecret) {
+		t.Error("the log holds the secret")
+	}
+}
+
+func TestRolesApart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	admin := freeAddr(t)
+	s.serve(map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": "", "ADMIN_ADDR": admin, "RELAY_POLL_ONLY": "true"})
+	s.serve(map[string]string{"ROLE": "ws"})
+	if _, body, err := get("http://" + admin + "/readyz"); err != nil || !strings.Contains(body, "poll-only") {
+		t.Errorf("readyz of a relay that polls: %q (%v)", body, err)
+	}
+	if _, body, err := get("http://" + s.vars["ADMIN_ADDR"] + "/readyz"); err != nil || strings.Contains(body, "leader") {
+		t.Errorf("readyz of a node without a relay: %q (%v)", body, err)
+	}
+	s.emit("p1", "over:redis")
+	tail := start(t, s.vars, "tail", "--user", "u1", "--since", "1", "--url", "ws://"+s.vars["LISTEN_ADDR"]+"/ws")
+	if got := events(t, &tail.stdout, 1); got[0] != "over:redis" {
+		t.Errorf("tail printed %q", got)
+	}
+}
+
+// TestShutdown looks at the order: readiness turns red and the listener closes before the first socket is closed, the socket is closed with
+// 1012, and the relay still leads until then.
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	b := s.serve(map[string]string{"SHUTDOWN_GRACE": "5s"})
+	ctx := testenv.Context(t, 30*time.Second)
+	token, err := auth.Mint([]byte(goodSecret), "u1", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns [2]*websocket.Conn
+	for i := range conns {
+		if conns[i], _, err = websocket.Dial(ctx, "ws://"+s.vars["LISTEN_ADDR"]+"/ws", nil); err != nil {
+			t.Fatal(err)
+		}
+		defer conns[i].CloseNow() //nolint:errcheck // it is closed
+		if err := conns[i].Write(ctx, websocket.MessageText, fmt.Appendf(nil, `{"type":"auth","token":%q}`, token)); err != nil {
+			t.Fatal(err)
+		}
+		for live := false; !live; {
+			_, text, err := conns[i].Read(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			live = bytes.Contains(text, []byte(`"live"`))
+		}
+	}
+	b.cancel()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		status, body, err := get("http://" + s.vars["ADMIN_ADDR"] + "/readyz")
+		if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(body, "stopping") || !strings.Contains(body, `"leader":true`) {
+			return fmt.Errorf("readyz while it stops: %d %s (%w)", status, body, err)
+		}
+		_, _, err = websocket.Dial(ctx, "ws://"+s.vars["LISTEN_ADDR"]+"/ws", nil)
+		if err == nil {
+			return errors.New("it still takes connections")
+		}
+		return nil
+	})
+	for _, conn := range conns {
+		for err = nil; err == nil; {
+			_, _, err = conn.Read(ctx)
+		}
+		if websocket.CloseStatus(err) != websocket.StatusServiceRestart {
+			t.Errorf("a socket was closed with %v, want 1012", err)
+		}
+	}
+	if code := b.stop(); code != 0 {
+		t.Errorf("exit code %d:\n%s", code, b.stderr.String())
+	}
+}
