@@ -7,6 +7,7 @@ import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
+import { later } from "./later.js";
 
 const binary = resolve(import.meta.dirname, "../../bin/outbox-relay");
 const root = process.getuid?.() === 0;
@@ -19,7 +20,7 @@ const inherited = Object.fromEntries(Object.entries(process.env).filter(([name])
 export async function tempFolder(t) {
   const dir = await mkdtemp(join(root ? "/var/tmp" : tmpdir(), "outbox-relay-browser-"));
   await chmod(dir, 0o755);
-  t.after(() => rm(dir, { recursive: true, force: true }));
+  later(t, () => rm(dir, { recursive: true, force: true }));
   return dir;
 }
 
@@ -47,7 +48,7 @@ export async function startDev(t, env = {}) {
   let output = "";
   child.stderr.on("data", (chunk) => { output += chunk; });
   const exited = once(child, "exit");
-  t.after(async () => {
+  later(t, async () => {
     child.kill("SIGINT");
     const killer = setTimeout(() => child.kill("SIGKILL"), 60_000);
     const [code, signal] = await exited;

@@ -20,7 +20,7 @@ test("dev brings its own Postgres from npm", async (t) => {
     OUTBOX_RELAY_CACHE: await tempFolder(t),
   });
   assert.match(dev.output(), /rung=npm/);
-  assert.match(dev.output(), /miniredis/);
+  assert.match(dev.output(), /using a small one inside this process/);
   const browser = await launch(t);
   const ann = await signIn(t, browser, dev.url, "u1");
   const ben = await signIn(t, browser, dev.url, "u2");

@@ -1,13 +1,14 @@
 // Headless Chromium, and a window of the demo page in it.
 import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
+import { later } from "./later.js";
 
 export async function launch(t) {
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
   });
-  t.after(() => browser.close());
+  later(t, () => browser.close());
   return browser;
 }
 
@@ -20,7 +21,7 @@ export async function signIn(t, browser, url, user, { query = "", ...options } =
   const complaints = [];
   page.on("pageerror", (err) => complaints.push(String(err)));
   page.on("console", (m) => m.type() === "error" && complaints.push(m.text()));
-  t.after(() => assert.deepEqual(complaints, [], `${user}'s browser complained`));
+  later(t, () => assert.deepEqual(complaints, [], `${user}'s browser complained`));
   await page.goto(`${url}/${query}`);
   await page.getByTestId(`sign-in-${user}`).click();
   await connected(page, "live");
