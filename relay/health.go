@@ -18,6 +18,8 @@ const (
 	statePolling = "polling" // wake-ups don't arrive, or aren't wanted: events are found by polling
 )
 
+const connecting = "connecting to Postgres"
+
 // health knows which states are degraded, and why.
 type health struct {
 	log     *slog.Logger
@@ -43,10 +45,17 @@ func (h *health) set(state, reason string) {
 	if reason == old {
 		return
 	}
+	if reason == connecting { // no news: every session begins so
+		h.reasons[state] = reason
+		return
+	}
+	was = was && old != connecting
 	if reason == "" {
 		delete(h.reasons, state)
 		h.metrics.degraded.WithLabelValues(state).Set(0)
-		h.log.Info("relay: whole again", "state", state)
+		if old != connecting {
+			h.log.Info("relay: whole again", "state", state)
+		}
 		return
 	}
 	h.reasons[state] = reason

@@ -87,7 +87,7 @@ const (
 
 // Run relays until ctx ends, and then returns nil. Whatever goes wrong meanwhile is logged, shown by Ready, and tried again in a new session.
 func (r *Relay) Run(ctx context.Context) error {
-	r.health.set(stateSession, "connecting to Postgres")
+	r.health.set(stateSession, connecting)
 	for delay := firstRetry; ; {
 		began := time.Now()
 		err := r.session(ctx)

@@ -84,7 +84,9 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard
 	pubsub := h.config.Redis.Subscribe(ctx, channels...)
 	t.pubsub = pubsub
 	t.mu.Unlock()
+	unregister := context.AfterFunc(ctx, func() { _ = pubsub.Close() }) // a receive under way doesn't look at ctx
 	defer func() {
+		unregister()
 		t.mu.Lock()
 		t.pubsub = nil
 		t.mu.Unlock()
