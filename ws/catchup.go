@@ -15,7 +15,7 @@ func (s *socket) locate(ctx context.Context, st *seat) error {
 		}
 		return nil
 	}
-	j := s.member.Position
+	j := st.settled // of the memberships that it was taken with: those known by now may lie beyond events that it hasn't seen
 	top := max(j, head, newest)
 	st.target, st.cursor, st.way = newest, j, passage{member: true}
 	c, isTime, ok := s.ask.cursor(st.program)
@@ -81,10 +81,10 @@ func (s *socket) resume(ctx context.Context, st *seat, c int64) error {
 	return nil
 }
 
-// countBack counts the user's events with from < position <= the memberships' position, newest first. It returns from, or the place
+// countBack counts the user's events with from < position <= that of the seat's memberships, newest first. It returns from, or the place
 // behind which no more than MaxCatchup of them lie.
 func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, error) {
-	j := s.member.Position
+	j := st.settled
 	t := tally{past: &st.past, max: s.hub.config.MaxCatchup}
 	recent, floor := st.room.between(from, j)
 	for i := len(recent) - 1; i >= 0; i-- {

@@ -28,6 +28,42 @@ func (g *gate) After(ctx context.Context, program string, after int64, limit int
 	return g.Log.After(ctx, program, after, limit)
 }
 
+// valve is a log of which one program can't be read until it is opened.
+type valve struct {
+	ws.Log
+	program string
+	opened  chan struct{}
+}
+
+func (v *valve) After(ctx context.Context, program string, after int64, limit int) (ws.Page, error) {
+	if program == v.program {
+		select {
+		case <-v.opened:
+		case <-ctx.Done():
+			return ws.Page{}, ctx.Err()
+		}
+	}
+	return v.Log.After(ctx, program, after, limit)
+}
+
+// A socket whose memberships were read again before its room had read for the first time began at the newer position: what was committed
+// between `ready` and there never arrived.
+func TestMembershipsReadAgainBeforeTheRoomHasRead(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	v := &valve{logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}, "p1", make(chan struct{})}
+	c := s.node(func(c *ws.Config) { c.Log = v }).connect("u1")
+	c.expect("ready")
+	s.emit("p1", 1, 2)
+	s.join("u1", "p2")
+	c.expect("joined p2") // so they have been read again
+	close(v.opened)
+	c.expect("p1:1", "p1:2", "live")
+}
+
 // A room that couldn't read for longer than the retention restarts, and its clients are told.
 func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 	t.Parallel()
