@@ -207,7 +207,7 @@ func TestFailoverToAReplicaThatLostTheLastAppends(t *testing.T) {
 	stale := openRedis(t, replica.URL())
 	testenv.Eventually(t, 10*time.Second, func() error {
 		if n, err := stale.ZCard(t.Context(), "socket:events:program:p0").Result(); n < 5 {
-			return fmt.Errorf("the replica holds %d events (%v)", n, err)
+			return fmt.Errorf("the replica holds %d events (%w)", n, err)
 		}
 		return nil
 	})

@@ -194,11 +194,11 @@ func (s *stack) settled() int64 {
 			SELECT coalesce((SELECT position FROM t), 0), NOT EXISTS (SELECT FROM relay.outbox o WHERE NOT EXISTS
 			(SELECT FROM t WHERE pg_visible_in_snapshot(o.xid, t.snapshot)))`).Scan(&tick, &all)
 		if err != nil || !all {
-			return fmt.Errorf("events are not relayed yet (%v)", err)
+			return fmt.Errorf("events are not relayed yet (%w)", err)
 		}
 		head, err := s.redis.Get(context.Background(), "socket:events:head").Result()
 		if want := strconv.FormatInt(tick, 10); !strings.HasSuffix(head, ":"+want) {
-			return fmt.Errorf("head is %q, tick is %s (%v)", head, want, err)
+			return fmt.Errorf("head is %q, tick is %s (%w)", head, want, err)
 		}
 		return nil
 	})

@@ -180,7 +180,7 @@ func TestSingleEventsInASilentSystem(t *testing.T) {
 	for n := range size(20, 200) {
 		testenv.Eventually(t, 10*time.Second, func() error {
 			if asleep, err := node.Metric("outbox_relay_asleep"); err != nil || asleep != 1 {
-				return fmt.Errorf("asleep %v, %v", asleep, err)
+				return fmt.Errorf("asleep %v (%w)", asleep, err)
 			}
 			return nil
 		})
@@ -322,7 +322,7 @@ func TestABacklogIsDrainedAtConstantMemory(t *testing.T) {
 	testenv.Eventually(t, 60*time.Second, func() error {
 		most = max(most, heap())
 		if n, err := node.Metric("outbox_relay_events_total"); err != nil || int(n) < events {
-			return fmt.Errorf("%v of %d events (%v)", n, events, err)
+			return fmt.Errorf("%v of %d events (%w)", n, events, err)
 		}
 		return nil
 	})
