@@ -26,21 +26,28 @@ func times(n, full int) int {
 	return n
 }
 
-// arrivals reports the program of every event that a relay publishes.
+// arrivals reports the program of every event that a relay publishes, until the test ends.
 func (s *stack) arrivals() <-chan string {
 	s.t.Helper()
 	sub := s.redis.PSubscribe(s.t.Context(), "socket:events:program:*")
-	s.t.Cleanup(func() { sub.Close() })
+	ctx, done := s.t.Context(), make(chan struct{})
 	if _, err := sub.Receive(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
 	out := make(chan string, 1000)
 	go func() {
-		defer close(out)
+		defer close(done)
 		for m := range sub.Channel() {
-			out <- strings.TrimPrefix(m.Channel, "socket:events:program:")
+			select {
+			case out <- strings.TrimPrefix(m.Channel, "socket:events:program:"):
+			case <-ctx.Done():
+			}
 		}
 	}()
+	s.t.Cleanup(func() {
+		sub.Close()
+		<-done
+	})
 	return out
 }
 
@@ -96,8 +103,8 @@ func TestNoWakeUpIsLostWhileFallingAsleep(t *testing.T) {
 	r := s.relayWith(nil, func(r *relay.Relay) { relay.SetQuiet(r, 0) })
 	testenv.Eventually(t, 10*time.Second, r.asleep(t))
 	want := float64(times(200, 3000))
+	arrivals := s.arrivals()
 	for _, writers := range []int{2, 8, 64} {
-		arrivals := s.arrivals()
 		before := r.metric(t, "sleeps_total")
 		for n := 0; r.metric(t, "sleeps_total") < before+want/3; n++ {
 			// A burst that wakes the relay, and one last event that falls into its falling asleep.
