@@ -175,6 +175,7 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 	}
 	before := n.metric("older_reads_total", "")
 	s.emit("busy", 2, 1)
+	s.settled() // or it may come before live
 	c := n.connect("u1", `"programs":["busy"]`)
 	c.expect("ready", "live")
 	for i := range 20 { // some wake-ups later

@@ -228,6 +228,7 @@ func (h *Hub) join(s *socket, program string, position int64) *room {
 	}
 	r.mu.Lock()
 	r.sockets[s] = struct{}{}
+	r.roll = nil
 	r.mu.Unlock()
 	return r
 }
@@ -239,6 +240,7 @@ func (h *Hub) leave(s *socket, r *room) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sockets, s)
+	r.roll = nil
 	if len(r.sockets) > 0 || h.rooms[r.program] != r {
 		return
 	}

@@ -54,6 +54,24 @@ type Entry struct {
 	Position int64
 	Frame    []byte   // the event frame as sent to clients; nil for a control entry
 	Control  *Control // nil for an event
+
+	sealed message // of Frame, where a room keeps the entry
+}
+
+// seal makes the entry's message, of which Frame is then a part.
+func (e *Entry) seal() {
+	if e.Control == nil {
+		e.sealed = seal(e.Frame)
+		e.Frame = e.sealed.payload()
+	}
+}
+
+// message returns what clients are sent of an event.
+func (e *Entry) message() message {
+	if e.sealed != nil {
+		return e.sealed
+	}
+	return seal(e.Frame)
 }
 
 // Control is the change of one user's effective membership at its place in the log.

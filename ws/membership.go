@@ -89,7 +89,7 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 	for _, st := range s.seats {
 		st.past = s.pastOf(st.program, changes)
 	}
-	return s.send(ctx, marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt}))
+	return s.send(seal(marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt})))
 }
 
 // sit takes a seat in a program's room, which begins at position if it is new.

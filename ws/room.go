@@ -3,6 +3,8 @@ package ws
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -28,16 +30,18 @@ type room struct {
 	cancel  context.CancelFunc // ends run; nil: it hasn't begun
 	ended   bool               // it needn't begin
 	sockets map[*socket]struct{}
-	floor   int64   // entries are all that the log has with floor < position <= newest
-	newest  int64   // where the next read begins
-	entries []Entry // ascending
-	bytes   int     // of the frames in entries
-	last    int64   // the newest entry that Redis must still hold; 0: none
-	vouched int64   // everything of this program up to here lies at or below newest; 0: unknown
-	head    int64   // the log's head at the last read
-	asked   uint64  // number of the newest demand for a read
-	read    uint64  // demands up to here have been met …
-	failed  uint64  // … or have failed
+	roll    []*socket // the sockets as a list, never changed in place; nil: to be made anew
+	bundles [2]bundle // the last ones, for clients without and with batch
+	floor   int64     // entries are all that the log has with floor < position <= newest
+	newest  int64     // where the next read begins
+	entries []Entry   // ascending
+	bytes   int       // of the frames in entries
+	last    int64     // the newest entry that Redis must still hold; 0: none
+	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
+	head    int64     // the log's head at the last read
+	asked   uint64    // number of the newest demand for a read
+	read    uint64    // demands up to here have been met …
+	failed  uint64    // … or have failed
 }
 
 // run reads until ctx ends. The first read doesn't wait for the subscription: its confirmation is a wake-up like any other.
@@ -129,11 +133,13 @@ func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
 	if r.newest != start {
 		return false
 	}
-	r.entries = append(r.entries, page.Entries...)
-	for _, e := range page.Entries {
+	for i := range page.Entries {
+		e := &page.Entries[i]
+		e.seal()
 		r.bytes += len(e.Frame)
 		r.newest, r.last = e.Position, e.Position
 	}
+	r.entries = append(r.entries, page.Entries...)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
@@ -190,6 +196,7 @@ func (r *room) restart(ctx context.Context) error {
 // view is what a socket sees of the buffer from its cursor.
 type view struct {
 	entries []Entry
+	events  bool  // entries are events only
 	covered bool  // false: the cursor lies below the buffer
 	end     bool  // entries reach the newest position
 	newest  int64 // the position that a cursor may be set to at the end
@@ -204,13 +211,14 @@ func (r *room) after(cursor int64, limit, maxBytes int) view {
 		return view{}
 	}
 	from := r.search(cursor)
-	to := from
+	to, events := from, true
 	for n := 0; to < len(r.entries) && to-from < limit; to++ {
 		if n += len(r.entries[to].Frame); n > maxBytes && to > from {
 			break
 		}
+		events = events && r.entries[to].Control == nil
 	}
-	return view{r.entries[from:to:to], true, to == len(r.entries), r.newest, r.vouched}
+	return view{r.entries[from:to:to], events, true, to == len(r.entries), r.newest, r.vouched}
 }
 
 // search returns the index of the first entry behind position. The caller holds mu.
@@ -303,14 +311,40 @@ func (r *room) state() (read, failed uint64, newest, head int64) {
 
 func (r *room) wakeSockets() {
 	r.mu.Lock()
-	list := make([]*socket, 0, len(r.sockets))
-	for s := range r.sockets {
-		list = append(list, s)
+	if r.roll == nil {
+		r.roll = slices.Collect(maps.Keys(r.sockets))
 	}
+	list := r.roll
 	r.mu.Unlock()
 	for _, s := range list {
 		s.poke(func() {})
 	}
+}
+
+// bundle is several events of a room, ready to be written at once to every socket that stands at the same place.
+type bundle struct {
+	first, last int64 // positions
+	frames      []byte
+}
+
+// bundle returns the events of v, which has no other entries, as one write.
+func (r *room) bundle(v view, batch bool) []byte {
+	first, last := v.entries[0].Position, v.entries[len(v.entries)-1].Position
+	kind := 0
+	if batch {
+		kind = 1
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := &r.bundles[kind]
+	if b.first != first || b.last != last {
+		list := make([]message, len(v.entries))
+		for i := range v.entries {
+			list[i] = v.entries[i].message()
+		}
+		*b = bundle{first, last, join(list, batch)}
+	}
+	return b.frames
 }
 
 // token puts the one token into a wake channel.
