@@ -55,6 +55,34 @@ func TestPlansAreIndexScans(t *testing.T) {
 	}
 }
 
+// Next sorted whatever waited only to say that it was too much. A backlog that took longer than the relay's 10 seconds for a read was never
+// relayed: each new session began with the same read.
+func TestABacklogIsRecognisedByItsFirstRows(t *testing.T) {
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	exec := func(query string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+	}
+	exec(PlanSettings + "; INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5000)")
+	exec("PREPARE backlog AS " + nextQuery)
+	rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN (ANALYZE, TIMING off) EXECUTE backlog('%s', 0, 1, 1, 100, 1000000)", Genesis), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		if m := regexp.MustCompile(`actual rows=(\d+)`).FindStringSubmatch(line); m != nil && len(m[1]) > 3 {
+			t.Errorf("100 rows fit, and the plan reads %s\n%s", m[1], strings.Join(lines, "\n"))
+		}
+	}
+}
+
 // orderedTicks counts scans of the ticks from one end, which need no condition.
 func orderedTicks(plan string) int {
 	return len(regexp.MustCompile(`Scan (?:Backward )?using \S+ on ticks`).FindAllString(plan, -1))
