@@ -1,6 +1,7 @@
 package outbox_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
@@ -44,4 +45,55 @@ func bytes(rows []outbox.Row) (n int) {
 		n += len(r.Data)
 	}
 	return n
+}
+
+// A deep read took all the rows that a program had in a batch, and computed the tick of each, to return a few: the reads of one that brought
+// its program a million rows ended with their deadline, each time anew, and the program's members got nothing any more.
+func TestHistoryOfALargeBatchIsReadInPages(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	r := newReader(t, url)
+	exec(t, pool, `INSERT INTO relay.outbox (program_id, event, data)
+		SELECT 'p' || n % 3, 'a:b', json_build_object('x', repeat('x', CASE WHEN n > 500 THEN 262000 ELSE 1 END)) FROM generate_series(1, 650) n`)
+	var want []outbox.Row
+	for _, row := range r.next(1000) {
+		if row.Program == "p1" {
+			want = append(want, row)
+		}
+	}
+	const limit = 60
+	cursor := int64(0)
+	var got []outbox.Row
+	for {
+		rows, through, err := outbox.ReadHistory(t.Context(), pool, "p1", cursor, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) > limit || bytes(rows) > maxHeld {
+			t.Errorf("%d rows with %d bytes at once", len(rows), bytes(rows))
+		}
+		if got, cursor = append(got, rows...), through; len(rows) == 0 {
+			break
+		}
+	}
+	if positions(got) != positions(want) {
+		t.Errorf("history forward: %s\nwant %s", positions(got), positions(want))
+	}
+	got = nil
+	for before := r.last.Position + 1; ; before = got[len(got)-1].Position {
+		rows, err := outbox.ReadHistoryBefore(t.Context(), pool, "p1", before, 0, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) > limit || bytes(rows) > maxHeld {
+			t.Errorf("%d rows with %d bytes at once", len(rows), bytes(rows))
+		}
+		if got = append(got, rows...); len(rows) == 0 {
+			break
+		}
+	}
+	slices.Reverse(got)
+	if positions(got) != positions(want) {
+		t.Errorf("history backward: %s\nwant %s", positions(got), positions(want))
+	}
 }

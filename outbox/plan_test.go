@@ -38,7 +38,8 @@ func TestPlansAreIndexScans(t *testing.T) {
 	queries := map[string]string{"next": nextQuery, "large": commitLargeQuery}
 	for name, args := range map[string][]string{
 		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
-		"ProgramRows": {"program text", "lower", "upper"}, "DeleteRows": {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
+		"ProgramRows": {"program text", "lower", "upper", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint"},
+		"DeleteRows":  {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
 	} {
 		queries[name] = numbered(t, string(sqlc), name, args)
 	}
