@@ -162,6 +162,9 @@ func (s *session) compare(ctx context.Context) error {
 		return err
 	}
 	for _, program := range foreign {
+		if err := s.ping(ctx); err != nil { // what a former leader doesn't know is its successor's
+			return err
+		}
 		s.config.Logger.Warn("relay: a log holds what its history doesn't explain; it is deleted and built anew", "program", program)
 		err := s.withRedis(ctx, func(ctx context.Context) error { return s.log.redis.Del(ctx, keyPrefix+program).Err() })
 		if err != nil {
