@@ -109,7 +109,7 @@ func (h *History) Before(ctx context.Context, program string, before, after int6
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Entries: entries(rows[:min(len(rows), limit)])}, nil
+	return Page{Entries: entries(rows)}, nil
 }
 
 func (h *History) deepAfter(ctx context.Context, program string, after int64, limit int) (Page, error) {
@@ -117,15 +117,19 @@ func (h *History) deepAfter(ctx context.Context, program string, after int64, li
 		return Page{}, err
 	}
 	defer h.release()
-	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit)
-	if err != nil {
-		return Page{}, err
+	page := Page{Through: after}
+	for len(page.Entries) < limit { // large rows come in several answers
+		rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, page.Through, limit-len(page.Entries))
+		if err != nil {
+			return Page{}, err
+		}
+		page.Entries = append(page.Entries, entries(rows)...)
+		page.Through = through
+		if len(rows) == 0 || through > rows[len(rows)-1].Position {
+			break
+		}
 	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		through = rows[limit-1].Position
-	}
-	return Page{Entries: entries(rows), Through: through}, nil
+	return page, nil
 }
 
 func (h *History) acquire(ctx context.Context) error {

@@ -218,6 +218,11 @@ func (s *session) keepAlive(ctx context.Context) error {
 	if time.Since(s.used) < pingInterval {
 		return nil
 	}
+	return s.ping(ctx)
+}
+
+// ping makes sure that the session, and with it the leader's lock, is still there.
+func (s *session) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := s.conn.Ping(ctx); err != nil {

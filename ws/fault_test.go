@@ -105,6 +105,35 @@ func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 	c.expect("p1:5")
 }
 
+// A socket whose cursor had expired went on as a member from the oldest position there is, even if the user's revocation had expired with what
+// lay before: it was sent what the program's members got, up to the newest tick.
+func TestARevocationExpiresUnderALiveSocket(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1", "p2")
+	s.relay()
+	s.settled()
+	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}}
+	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond })
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	g.shut.Store(true)
+	s.kick("u1", "p1")
+	s.settled()
+	s.emit("p1", 1, 1)
+	expired := s.settled()
+	s.emit("p1", 2, 3)
+	s.settled()
+	s.exec("DELETE FROM relay.ticks WHERE position < $1", expired)
+	s.exec("DELETE FROM relay.outbox WHERE control OR data ->> 'n' = '1'")
+	g.shut.Store(false)
+	for _, f := range c.until("left p1") {
+		if f.Type == "event" {
+			t.Errorf("%v was sent after the revocation", f)
+		}
+	}
+}
+
 // A log that lost everything tells its readers too little, until the relay has repaired it. Nobody's cursor may move meanwhile.
 func TestLostLogLeavesNoHole(t *testing.T) {
 	t.Parallel()

@@ -252,6 +252,7 @@ func (s *socket) expired(ctx context.Context, st *seat) (more bool, err error) {
 		st.gap = &gap{after: st.cursor, reason: "expired"}
 	}
 	before := s.pastOf(st.program, changes)
+	before.member = slices.Contains(s.member.Programs, st.program) // a revocation may have expired too
 	st.cursor, st.way = oldest, before.at(oldest)
 	return true, nil
 }
