@@ -136,11 +136,15 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		hot = false
-		if events > 0 && !notified && !dozing {
+		switch unasked := events > 0 && !notified && !dozing; {
+		case unasked && hot:
+			s.metrics.fallback.Inc()
+		case unasked:
 			if hot, err = s.unannounced(ctx); err != nil {
 				return err
 			}
+		default:
+			hot = false
 		}
 		if err := s.maintain(ctx); err != nil {
 			return err
@@ -149,10 +153,15 @@ func (s *session) asleep(ctx context.Context) error {
 	return nil
 }
 
-// unannounced tells whether the events that a fallback read found came without a notification (which may only be late), and counts it.
+// unannounced tells whether the events that a fallback read found came without a notification (which may only be late), and counts it. A
+// notification that comes is followed by a read, like any other: it may announce something else.
 func (s *session) unannounced(ctx context.Context) (bool, error) {
 	notified, err := s.wait(ctx, notifyGrace)
-	if err != nil || notified {
+	if err != nil {
+		return false, err
+	}
+	if notified {
+		_, err = s.step(ctx)
 		return false, err
 	}
 	s.metrics.fallback.Inc()

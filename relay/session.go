@@ -71,6 +71,7 @@ func (r *Relay) session(ctx context.Context) error {
 		Relay: r, conn: conn, cluster: server.Cluster, used: time.Now(), clockAt: server.Now, clockRead: time.Now(),
 		log: &Log{redis: r.config.Redis, window: r.config.RecentTTL, most: r.config.LogLimit, log: r.config.Logger, newest: map[string]int64{}},
 	}
+	s.log.now = s.now
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.retain(ctx) })
 	group.Go(func() error { return s.run(ctx) })

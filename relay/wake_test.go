@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -279,3 +280,37 @@ func TestALockTimeoutNeverFailsACommit(t *testing.T) {
 		t.Error("no fallback read was counted")
 	}
 }
+
+// After a fallback read that found an event the relay waits a little for a notification that may only be late. If one came it was taken
+// for that event's, and nothing was read: what it had really announced waited for the next fallback, a second later.
+func TestANotificationAfterAFallbackReadIsNotLost(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	arrivals := s.arrivals()
+	r := s.relay(nil)
+	var waits []time.Duration
+	for range 5 {
+		testenv.Eventually(t, 10*time.Second, r.asleep(t))
+		err := pgx.BeginFunc(t.Context(), s.pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(t.Context(), "SET LOCAL lock_timeout = '10ms'"); err != nil { // so it doesn't notify
+				return err
+			}
+			_, err := outbox.Emit(t.Context(), tx, outbox.Event{Program: "quiet", Name: "a:b"})
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.arrives(arrivals, "quiet", 10*time.Second)
+		began := time.Now()
+		s.emit("loud", nil)
+		s.arrives(arrivals, "loud", 10*time.Second)
+		waits = append(waits, time.Since(began))
+	}
+	slices.Sort(waits)
+	if waits[2] > fallback/2 {
+		t.Errorf("events that were announced took %v", waits)
+	}
+}
+
+const fallback = time.Second // between reads of a sleeping relay that nobody wakes

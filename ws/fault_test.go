@@ -217,3 +217,43 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 	s.emit("p1", 1, 1)
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
 }
+
+// tar is a log whose older entries are never read: a Postgres that takes questions and doesn't answer.
+type tar struct{ ws.Log }
+
+func (l tar) Before(ctx context.Context, _ string, _, _ int64, _ int) (ws.Page, error) {
+	<-ctx.Done()
+	return ws.Page{}, ctx.Err()
+}
+
+// Sockets that wait for their turn to read older entries couldn't be closed before they had had it. With a Postgres that didn't answer
+// that took 10 seconds for each, one after the other, and the process outlived its grace by hours.
+func TestShutdownDoesNotWaitForReads(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	start := s.settled()
+	s.emit("p1", 1, 1)
+	s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = tar{logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}}
+	})
+	const clients = 4
+	for range clients {
+		c := n.connect("u1", fmt.Sprintf(`"since":"%d"`, start))
+		c.expect("ready")
+		go func() { _, _ = c.read() }() // answers the close frame
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if n.metric("older_reads_total", "") == 0 {
+			return errors.New("nobody reads older entries")
+		}
+		return nil
+	})
+	began := time.Now()
+	n.stop()
+	if d := time.Since(began); d > 9*time.Second {
+		t.Errorf("stopped after %v", d)
+	}
+}

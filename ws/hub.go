@@ -137,7 +137,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.wakeRooms(work); return nil })
 
 	<-ctx.Done()
-	h.shutdown() // no socket is left to start anything
+	h.shutdown(cancel) // no socket is left to start anything
 	cancel()
 	return group.Wait()
 }
@@ -288,8 +288,9 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	return err
 }
 
-// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone or have had their time.
-func (h *Hub) shutdown() {
+// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone. Those that have had their time are cut, with abort
+// in the middle of whatever they wait for.
+func (h *Hub) shutdown(abort func()) {
 	h.mu.Lock()
 	h.closing = true
 	list := make([]*socket, 0, len(h.sockets))
@@ -310,6 +311,7 @@ func (h *Hub) shutdown() {
 		select {
 		case <-h.gone:
 		case <-timer.C:
+			abort()
 			h.mu.Lock()
 			for s := range h.sockets {
 				h.start(func(context.Context) { _ = s.conn.CloseNow() })

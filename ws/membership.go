@@ -154,6 +154,7 @@ func (s *socket) recheck(ctx context.Context) error {
 	}
 	s.member = m
 	s.nextRecheck = time.Now().Add(jitter(s.hub.config.Recheck))
+	s.tellResets(before)
 	behind := false
 	for _, st := range s.seats {
 		if st.barrier > m.Position {
@@ -173,6 +174,27 @@ func (s *socket) recheck(ctx context.Context) error {
 		s.retry = 0
 	}
 	return nil
+}
+
+// tellResets sees to it that the client learns of histories that have begun since the memberships were read at before: it may hold
+// what hasn't survived.
+func (s *socket) tellResets(before int64) {
+	for _, r := range s.member.Resets {
+		if r.Before-1 <= before {
+			continue
+		}
+		for _, st := range s.seats {
+			if st.cursor <= r.After {
+				continue
+			}
+			after := r.After
+			if st.gap != nil { // not told yet
+				after = min(after, st.gap.after)
+			}
+			st.gap = &gap{after, "reset"}
+			s.poke(func() {})
+		}
+	}
 }
 
 // gained returns the programs in which the socket has no seat, and in which the user is a member now, or was at some time since the
