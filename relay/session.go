@@ -196,18 +196,23 @@ func (s *session) openLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.last.Position != 0 && s.last.Cluster != s.cluster {
+	same := s.last.Position != 0
+	if same && s.last.Cluster != s.cluster {
+		same = false
 		if err := s.rebase(ctx, seen); err != nil {
 			return err
 		}
 	}
-	if s.log.head == "" || s.last.Position != 0 && headCluster(s.log.head) == s.cluster {
+	was := headCluster(s.log.head)
+	if same && (s.log.head == "" || was == s.cluster) {
 		return nil
 	}
-	if was := headCluster(s.log.head); was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
+	if was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
 		return fmt.Errorf("%w (%s)", errNewer, s.log.head)
 	}
-	s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
+	if s.log.head != "" {
+		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
+	}
 	return s.withRedis(ctx, s.log.clear)
 }
 

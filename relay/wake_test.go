@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -18,6 +19,9 @@ import (
 	"github.com/outboxrelay/outboxrelay/outbox"
 	"github.com/outboxrelay/outboxrelay/relay"
 )
+
+// deaf is a fallback poll so rare that an event whose wake-up was lost comes too late. (The session is closed after 10 s without a query.)
+const deaf = 9 * time.Second
 
 // times is n in `make test` and full in `make test-long`.
 func times(n, full int) int {
@@ -84,24 +88,26 @@ func TestASleepingRelayIsWokenByEverySingleEvent(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	arrivals := s.arrivals()
-	r := s.relay(nil)
+	r := s.relayWith(nil, func(r *relay.Relay) { relay.SetPoll(r, deaf) })
 	for n := range times(20, 200) {
 		testenv.Eventually(t, 10*time.Second, r.asleep(t))
 		program := "p" + strconv.Itoa(n)
 		if err := s.emitSlowly(program, rand.N(50*time.Millisecond)); err != nil {
 			t.Fatal(err)
 		}
-		s.arrives(arrivals, program, 10*time.Second)
-	}
-	if got := r.metric(t, "fallback_reads_total"); got != 0 {
-		t.Errorf("%v events came only through the fallback read", got)
+		s.arrives(arrivals, program, deaf/2)
 	}
 }
 
+// The relay waited without a read when no writer was in flight any more after it had taken the sleep lock: one that had committed just
+// before was found by the fallback poll alone.
 func TestNoWakeUpIsLostWhileFallingAsleep(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	r := s.relayWith(nil, func(r *relay.Relay) { relay.SetQuiet(r, 0) })
+	r := s.relayWith(nil, func(r *relay.Relay) {
+		relay.SetQuiet(r, 0)
+		relay.SetPoll(r, deaf)
+	})
 	testenv.Eventually(t, 10*time.Second, r.asleep(t))
 	want := float64(times(200, 3000))
 	arrivals := s.arrivals()
@@ -120,11 +126,8 @@ func TestNoWakeUpIsLostWhileFallingAsleep(t *testing.T) {
 			if err := s.emitSlowly(program, rand.N(2*time.Millisecond)); err != nil {
 				t.Fatal(err)
 			}
-			s.arrives(arrivals, program, 10*time.Second)
+			s.arrives(arrivals, program, deaf/2)
 		}
-	}
-	if got := r.metric(t, "fallback_reads_total"); got != 0 {
-		t.Errorf("%v events came only through the fallback read: a wake-up was lost", got)
 	}
 }
 
@@ -276,9 +279,12 @@ func TestALockTimeoutNeverFailsACommit(t *testing.T) {
 			return nil
 		})
 	}
-	if got := r.metric(t, "fallback_reads_total"); got == 0 {
-		t.Error("no fallback read was counted")
-	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if r.metric(t, "fallback_reads_total") == 0 {
+			return errors.New("no fallback read was counted")
+		}
+		return nil
+	})
 }
 
 // After a fallback read that found an event the relay waits a little for a notification that may only be late. If one came it was taken

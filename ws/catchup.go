@@ -92,6 +92,9 @@ func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, er
 			return t.first - 1, nil
 		}
 	}
+	if err := s.flush(); err != nil { // what follows may take a while
+		return 0, err
+	}
 	for before := min(j, floor) + 1; before-1 > from; {
 		page, err := st.room.deepBefore(ctx, before, from, t.max+batchCount)
 		if err != nil {

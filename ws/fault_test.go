@@ -13,10 +13,18 @@ import (
 	"github.com/outboxrelay/outboxrelay/ws"
 )
 
-// gate is a log that can't be read while it is shut.
+// gate is a log of which nothing is heard or read while it is shut.
 type gate struct {
 	ws.Log
 	shut atomic.Bool
+}
+
+func (g *gate) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return g.Log.Watch(ctx, func(topic string, news ws.News) {
+		if !g.shut.Load() {
+			wake(topic, news)
+		}
+	})
 }
 
 var errShut = errors.New("the gate is shut")
@@ -215,6 +223,7 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 		t.Errorf("%v further reads below the buffer", got)
 	}
 	s.emit("p1", 1, 1)
+	s.settled()
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
 }
 

@@ -173,14 +173,14 @@ func (h *Hub) watch(ctx context.Context) {
 }
 
 // wakeTopic must not block.
-func (h *Hub) wakeTopic(topic string) {
+func (h *Hub) wakeTopic(topic string, news News) {
 	kind, name := splitTopic(topic)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch kind {
 	case programTopic:
 		if r := h.rooms[name]; r != nil {
-			token(r.wake)
+			r.hear(news)
 		}
 	case userTopic:
 		for s := range h.users[name] {
@@ -201,7 +201,7 @@ func (h *Hub) wakeRooms(ctx context.Context) {
 		}
 		h.mu.Lock()
 		for _, r := range h.rooms {
-			token(r.wake)
+			r.hear(News{})
 		}
 		h.mu.Unlock()
 	}

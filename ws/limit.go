@@ -14,7 +14,7 @@ import (
 var errTooBig = errors.New("frame is too long")
 
 const (
-	readBuffer  = 512 // bytes; clients send little
+	readBuffer  = 256 // bytes; clients send little
 	writeBuffer = 128 // bytes; a control frame has at most 127
 )
 

@@ -136,6 +136,9 @@ func (s *socket) renew(f clientFrame) error {
 // recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
 // missed however late this is; programs lost are left where the log says so.
 func (s *socket) recheck(ctx context.Context) error {
+	if err := s.flush(); err != nil { // what follows may take a while
+		return err
+	}
 	m, err := s.hub.membership(ctx, s.user)
 	switch {
 	case ctx.Err() != nil:
@@ -191,7 +194,7 @@ func (s *socket) tellResets(before int64) {
 			if st.gap != nil { // not told yet
 				after = min(after, st.gap.after)
 			}
-			st.gap = &gap{after, "reset"}
+			st.gap = &gap{after: after, reason: "reset"}
 			s.poke(func() {})
 		}
 	}

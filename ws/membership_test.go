@@ -88,10 +88,10 @@ func TestMembershipWithoutTheMessage(t *testing.T) { // the periodic recheck alo
 // deafToUsers never hears that a user's memberships changed.
 type deafToUsers struct{ ws.Log }
 
-func (l deafToUsers) Watch(ctx context.Context, wake func(string)) error {
-	return l.Log.Watch(ctx, func(topic string) {
+func (l deafToUsers) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return l.Log.Watch(ctx, func(topic string, news ws.News) {
 		if topic != ws.UserTopic("u1") {
-			wake(topic)
+			wake(topic, news)
 		}
 	})
 }

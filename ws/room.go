@@ -23,7 +23,7 @@ const (
 type room struct {
 	hub     *Hub
 	program string
-	wake    chan struct{} // one token: read
+	wake    chan struct{} // one token: read, or wake the sockets
 	older   chan struct{} // one token: who holds it may read below the buffer
 
 	mu      sync.Mutex
@@ -39,6 +39,7 @@ type room struct {
 	last    int64     // the newest entry that Redis must still hold; 0: none
 	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
 	head    int64     // the log's head at the last read
+	stale   bool      // there is something to read that no news brought
 	asked   uint64    // number of the newest demand for a read
 	read    uint64    // demands up to here have been met …
 	failed  uint64    // … or have failed
@@ -55,6 +56,10 @@ func (r *room) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+			if healthy && !r.due() {
+				r.wakeSockets() // news
+				continue
+			}
 		case <-timer.C:
 		}
 		err := r.catchUp(ctx)
@@ -93,14 +98,54 @@ func (r *room) demand() uint64 {
 	return n
 }
 
+// due reports whether the log must be read.
+func (r *room) due() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stale || r.read < r.asked
+}
+
+// hear takes news if they begin where the room ends; else the log must be read.
+func (r *room) hear(news News) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(news.Entries)
+	switch {
+	case n == 0 || r.newest < news.After:
+		r.stale = true
+	case news.Entries[n-1].Position <= r.newest:
+		return // known already
+	default:
+		r.add(news.Entries)
+		r.vouched = max(r.vouched, r.newest)
+		r.trim()
+	}
+	token(r.wake)
+}
+
+// add appends those of the log's next entries that aren't here yet. The caller holds mu.
+func (r *room) add(next []Entry) {
+	for i := range next {
+		e := &next[i]
+		if e.Position <= r.newest {
+			continue
+		}
+		e.seal()
+		r.entries = append(r.entries, *e)
+		r.bytes += len(e.Frame)
+		r.newest, r.last = e.Position, e.Position
+	}
+}
+
 // catchUp reads to the end of the log.
 func (r *room) catchUp(ctx context.Context) error {
 	r.mu.Lock()
 	demand := r.asked
+	r.stale = false
 	r.mu.Unlock()
 	for limit := roomPage; ; {
 		r.mu.Lock()
-		start := r.newest
+		start, last := r.newest, r.last
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
 		if errors.Is(err, ErrExpired) {
@@ -115,7 +160,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			return err
 		}
 		end := len(page.Entries) < limit
-		if !r.take(start, page, end, demand) {
+		if !r.take(start, last, page, end, demand) {
 			continue
 		}
 		r.wakeSockets()
@@ -125,21 +170,15 @@ func (r *room) catchUp(ctx context.Context) error {
 	}
 }
 
-// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place: then the
-// page would leave a hole.
-func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
+// take appends a page that was read from start, when the newest entry was last. It reports false if a socket has meanwhile moved the room
+// to an older place: then the page would leave a hole. News may have moved it forward: they bring the same entries.
+func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newest != start {
+	if r.newest < start {
 		return false
 	}
-	for i := range page.Entries {
-		e := &page.Entries[i]
-		e.seal()
-		r.bytes += len(e.Frame)
-		r.newest, r.last = e.Position, e.Position
-	}
-	r.entries = append(r.entries, page.Entries...)
+	r.add(page.Entries)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
@@ -152,10 +191,10 @@ func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
 	switch {
 	case stored:
 		r.vouched = page.Through
-	case page.Newest < r.last: // the log has lost its end
+	case page.Newest < last: // the log has lost its end
 		r.vouched = 0
 	default:
-		r.vouched = page.Head
+		r.vouched = max(page.Head, r.last)
 	}
 	return true
 }

@@ -102,6 +102,9 @@ func (s *socket) sendAll(st *seat, v view) error {
 // readOlder handles entries that the room no longer has. In a room without anything newer to offer that can take a while: the room's next
 // wake-up is the next try.
 func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error) {
+	if err := s.flush(); err != nil { // what follows may take a while
+		return false, err
+	}
 	page, err := st.room.deep(ctx, st.cursor, batchCount)
 	switch {
 	case errors.Is(err, ErrExpired):

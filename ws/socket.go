@@ -136,7 +136,7 @@ func (s *socket) read(ctx context.Context) *ending {
 		if len(b) > maxMessage {
 			return endTooBig
 		}
-		f, err := parseClientFrame(b)
+		f, err := s.parse(b)
 		if err != nil {
 			return endBadFrame
 		}
@@ -144,6 +144,17 @@ func (s *socket) read(ctx context.Context) *ending {
 			return end
 		}
 	}
+}
+
+// parse parses on a stack of its own, which is gone then: the reader's stays as small as waiting needs for as long as the connection lasts.
+func (s *socket) parse(b []byte) (f clientFrame, err error) {
+	done := make(chan struct{})
+	s.hub.start(func(context.Context) {
+		defer close(done)
+		f, err = parseClientFrame(b)
+	})
+	<-done
+	return f, err
 }
 
 // take hands a frame to the pump.
