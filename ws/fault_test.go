@@ -261,6 +261,27 @@ func TestShutdownDoesNotWaitForReads(t *testing.T) {
 	}
 }
 
+// A room whose newest entry Redis needn't hold any more took that for a log that had lost its end, and vouched for nothing: in a program that was
+// quiet for longer than the window clients were given no checkpoint.
+func TestAQuietRoomStillVouches(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}
+	})
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 1, 1)
+	at := c.expect("p1:1")[0].position()
+	s.settled()
+	if live := n.connect("u1").expect("ready", "live")[1]; live.position() < at {
+		t.Errorf("checkpoint %q, want at least %d", live.Position, at)
+	}
+}
+
 // A client with a token in the header was given the memberships that had been read before the upgrade, and was told of changes after it. One in
 // between went unnoticed for a minute, unless it was the user's first connection to the node.
 func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
