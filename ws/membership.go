@@ -189,7 +189,7 @@ func (s *socket) tellResets(before int64) {
 			if st.gap != nil { // not told yet
 				after = min(after, st.gap.after)
 			}
-			st.gap = &gap{after, "reset"}
+			st.gap = &gap{after: after, reason: "reset"}
 			s.poke(func() {})
 		}
 	}
