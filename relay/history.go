@@ -80,7 +80,9 @@ func (h *History) After(ctx context.Context, program string, after int64, limit 
 	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
 		return pipe.ZRangeByScoreWithScores(ctx, key, by)
 	})
-	if err != nil || vouched {
+	// Nothing above the head has been published: the room of a quiet program, however long it has been quiet, needn't ask Postgres.
+	quiet := len(page.Entries) == 0 && page.Head != 0 && page.Head <= after
+	if err != nil || vouched || quiet {
 		page.Through = after
 		if n := len(page.Entries); n > 0 {
 			page.Through = page.Entries[n-1].Position

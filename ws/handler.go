@@ -75,7 +75,7 @@ func (h *Hub) admitHeader(w http.ResponseWriter, r *http.Request) (a *admission,
 		refuse(w, http.StatusForbidden, endUserInactive)
 		return nil, false
 	}
-	return &admission{identity: identity, member: m}, true
+	return &admission{identity: identity}, true
 }
 
 // refuse answers with the error frame that a connection would have been sent.

@@ -33,17 +33,15 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 	if !s.hub.admit(s, a.identity.UserID) {
 		return endConnectionLimit
 	}
-	if !a.member.Found {
-		m, err := s.hub.membership(ctx, a.identity.UserID)
-		if err != nil {
-			return err
-		}
-		a.member = m
+	// Only from here on is it told of changes: what a look at the header has read before may be out of date for good.
+	m, err := s.hub.membership(ctx, a.identity.UserID)
+	if err != nil {
+		return err
 	}
-	if !a.member.Found || !a.member.Active {
+	if !m.Found || !m.Active {
 		return endUserInactive
 	}
-	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, a.member
+	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, m
 	s.nextPing = now.Add(jitter(s.hub.config.PingInterval))
 	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
 	return s.enter(ctx, a.identity)

@@ -191,8 +191,8 @@ func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool 
 	switch {
 	case stored:
 		r.vouched = page.Through
-	case page.Newest < last: // the log has lost its end
-		r.vouched = 0
+	case page.Newest < last: // the log has lost its end, or needn't hold it any more: what the room has is all that is certain
+		r.vouched = r.newest
 	default:
 		r.vouched = max(page.Head, r.last)
 	}

@@ -72,7 +72,6 @@ type pending struct {
 // admission is a token that was found good before the upgrade.
 type admission struct {
 	identity auth.Identity
-	member   auth.Membership
 	ask      ask
 }
 
