@@ -60,8 +60,12 @@ func (h *Hub) admitHeader(w http.ResponseWriter, r *http.Request) (a *admission,
 	if !strings.EqualFold(scheme, "Bearer") {
 		return nil, true
 	}
-	identity, err := h.verify(strings.TrimSpace(token))
-	if err != nil {
+	identity, err := h.verify(r.Context(), strings.TrimSpace(token))
+	switch {
+	case errors.Is(err, endTryLater):
+		unavailable(w)
+		return nil, false
+	case err != nil:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		refuse(w, http.StatusUnauthorized, err)
 		return nil, false

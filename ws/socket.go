@@ -264,7 +264,7 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 		}
 	}
 	for _, f := range p.auth {
-		if err := s.renew(f); err != nil {
+		if err := s.renew(ctx, f); err != nil {
 			return err
 		}
 		p.recheck = true
