@@ -50,7 +50,7 @@ func (p *program) tailCommand() *cobra.Command {
 			if user == "" {
 				bad.lines = append(bad.lines, "--user or --token: not set: want whose events to see")
 			}
-			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + ", or --token"})
+			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + "; or --token (" + wantMint + ")"})
 		}
 		if strings.Trim(since, "0123456789") != "" {
 			bad.lines = append(bad.lines, fmt.Sprintf("--since: %q is no position: want digits only", since))
