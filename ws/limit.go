@@ -12,7 +12,10 @@ import (
 var errTooBig = errors.New("frame is too long")
 
 // limitedWriter hands out its connection with a watch on the headers of the client's frames.
-type limitedWriter struct{ http.ResponseWriter }
+type limitedWriter struct {
+	http.ResponseWriter
+	conn net.Conn // once it has been handed out
+}
 
 // Hijack implements http.Hijacker.
 func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -28,6 +31,7 @@ func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 			return nil, nil, err
 		}
 	}
+	w.conn = limited
 	return limited, rw, nil
 }
 

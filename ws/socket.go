@@ -21,6 +21,7 @@ const (
 	maxPendingPongs = 16 // pings not yet answered; more are answered by fewer pongs
 	batchCount      = 64 // frames in one message to a client that takes several
 	batchBytes      = 64 << 10
+	shortGoodbye    = time.Second // for the close handshake of a client without a good token; the library's is 5 s
 )
 
 // socket is one connection. One goroutine reads for as long as it lasts; another, the pump, exists only while there is something
@@ -28,11 +29,15 @@ const (
 type socket struct {
 	hub     *Hub
 	conn    *websocket.Conn
+	wire    net.Conn // below conn
+	addr    string   // of the client, host:port
 	limiter *rate.Limiter
+	pings   atomic.Int32  // sent and not answered
 	heard   atomic.Int64  // when the peer last said anything, Unix nanoseconds
 	done    chan struct{} // closed when the pump has said the last word
 
-	admitted string // the user that the hub counts it for; guarded by the hub's mu
+	admitted string  // the user that the hub counts it for; guarded by the hub's mu
+	waiter   *waiter // its place among those without a token; guarded by the hub's mu
 
 	mu      sync.Mutex
 	pending pending
@@ -183,8 +188,17 @@ func (s *socket) pinged(context.Context, []byte) bool {
 	return false
 }
 
-// ponged is called by the reader for each protocol pong.
-func (s *socket) ponged(context.Context, []byte) { s.hear() }
+// ponged is called by the reader for each protocol pong. One that nobody asked for counts as a message.
+func (s *socket) ponged(context.Context, []byte) {
+	s.hear()
+	if s.pings.Add(-1) >= 0 {
+		return
+	}
+	s.pings.Add(1)
+	if !s.limiter.Allow() {
+		s.stop(endRateLimited)
+	}
+}
 
 func (s *socket) hear() { s.heard.Store(time.Now().UnixNano()) }
 
@@ -224,7 +238,7 @@ func (s *socket) ending(ctx context.Context, err error) *ending {
 	if ctx.Err() != nil {
 		return endRestart
 	}
-	s.hub.config.Logger.Debug("ws: connection given up", "user", s.user, "error", err)
+	s.hub.config.Logger.Debug("ws: connection given up", "client", s.addr, "user", s.user, "error", err)
 	return endTryLater
 }
 
@@ -237,10 +251,14 @@ func (s *socket) finish(ctx context.Context, end *ending) {
 	}
 	s.mu.Unlock()
 	s.hub.metrics.closed(end)
+	s.hub.config.Logger.Debug("ws: connection closed", "client", s.addr, "user", s.user, "code", int(end.status), "reason", end.code)
 	if end.code != "" {
 		ctx, cancel := context.WithTimeout(ctx, min(s.hub.config.WriteTimeout, readTimeout))
 		_ = s.conn.Write(ctx, websocket.MessageText, marshal(errorFrame{"error", end.code, end.message}))
 		cancel()
+	}
+	if s.user == "" { // its place has been given away: it must not pile up here
+		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 	}
 	if end == endGone {
 		_ = s.conn.CloseNow()
@@ -308,6 +326,7 @@ func (s *socket) clock(now time.Time) error {
 func (s *socket) ping(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, s.hub.config.PingTimeout)
 	defer cancel()
+	s.pings.Add(1)
 	_ = s.conn.Ping(ctx)
 }
 
