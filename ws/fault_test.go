@@ -175,6 +175,7 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 	}
 	before := n.metric("older_reads_total", "")
 	s.emit("busy", 2, 1)
+	s.settled() // else it may still be on its way, and is live for who connects now
 	c := n.connect("u1", `"programs":["busy"]`)
 	c.expect("ready", "live")
 	for i := range 20 { // some wake-ups later

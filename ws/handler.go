@@ -125,6 +125,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	conn.SetReadLimit(-1) // read bounds messages itself
 	s.conn, s.wire = conn, wire.conn
 	if !h.add(s) {
+		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 		_ = conn.Close(websocket.StatusTryAgainLater, "")
 	}
 }

@@ -170,6 +170,8 @@ func readEnding(err error) *ending {
 	switch {
 	case errors.Is(err, errTooBig):
 		return endTooBig
+	case errors.Is(err, errBadReason):
+		return endBadFrame
 	case websocket.CloseStatus(err) != -1, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ECONNRESET),
 		errors.Is(err, syscall.EPIPE), errors.As(err, &netErr):
