@@ -55,15 +55,17 @@ func (h *Hub) verify(ctx context.Context, token string) (auth.Identity, error) {
 		return auth.Identity{}, endAuthRequired
 	}
 	identity, err := h.config.Auth.Verify(ctx, token)
+	if err == nil {
+		return identity, nil
+	}
+	h.config.Logger.Debug("ws: token refused", "error", err) // which doesn't hold the token
 	switch {
 	case errors.Is(err, auth.ErrExpired):
 		return auth.Identity{}, endTokenExpired
 	case errors.Is(err, auth.ErrUnavailable):
 		return auth.Identity{}, endTryLater
-	case err != nil:
-		return auth.Identity{}, endInvalidToken
 	}
-	return identity, nil
+	return auth.Identity{}, endInvalidToken
 }
 
 // enter takes the seats of the programs that the user is a member of, and sends ready.

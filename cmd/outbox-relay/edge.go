@@ -22,7 +22,7 @@ type edge struct {
 func (e edge) wrap(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !e.allows(r.Host) {
-			http.Error(w, "Host not allowed", http.StatusForbidden)
+			http.Error(w, "Host not allowed: see ALLOWED_HOSTS", http.StatusForbidden)
 			return
 		}
 		if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {

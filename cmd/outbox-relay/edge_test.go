@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -51,7 +53,7 @@ func TestAllowedHosts(t *testing.T) {
 		if c.want {
 			want = http.StatusNoContent
 		}
-		if w.Code != want || !c.want && w.Body.String() != "Host not allowed\n" {
+		if w.Code != want || !c.want && w.Body.String() != "Host not allowed: see ALLOWED_HOSTS\n" {
 			t.Errorf("hosts %q, host %q: %d %q", c.hosts, c.host, w.Code, w.Body)
 		}
 	}
@@ -98,6 +100,23 @@ func TestClientAddress(t *testing.T) {
 			t.Errorf("%q accepted", bad)
 		}
 	}
+}
+
+// FuzzHost: nothing is let in but the allowed names, with or without a port.
+func FuzzHost(f *testing.F) {
+	e := edgeOf(f, "relay.example, *.example.org, [::1]", "")
+	for _, seed := range []string{
+		"", "relay.example", "RELAY.example:80", "relay.example.", "relay.example:x", "a.example.org", ".example.org", "a.b.example.org", "[::1]:1", "[::1", "::1", "relay.example@evil", "evil:relay.example",
+		"evil.org#relay.example", "relay.example\x00", "[relay.example]", "relay.example:80:80",
+	} {
+		f.Add(seed)
+	}
+	allowed := regexp.MustCompile(`^(relay\.example|[^.]+\.example\.org|\[?::1\]?|\[relay\.example\])\.?(:[^.]*)?$`)
+	f.Fuzz(func(t *testing.T, host string) {
+		if e.allows(host) && !allowed.MatchString(strings.ToLower(host)) {
+			t.Fatalf("%q is let in", host)
+		}
+	})
 }
 
 // FuzzForwardedFor: whatever is sent, the answer is an address, and who isn't a trusted proxy can't name another one.

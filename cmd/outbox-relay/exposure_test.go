@@ -127,6 +127,7 @@ func TestCommandErrorsHoldNoSecret(t *testing.T) {
 		"emit what is no object":    {nil, []string{"emit", "--program", "p1", "--event", "a:b", "--data", `"canary"`}},
 		"token with a short secret": {map[string]string{"JWT_ACCESS_SECRET": canary}, []string{"token", "--user", "u1"}},
 		"tail with a bad token":     {nil, []string{"tail", "--token", canary, "--url", "ws://" + s.vars["LISTEN_ADDR"] + "/ws"}},
+		"tail with a bad file":      {nil, []string{"tail", "--token-file", file, "--url", "ws://" + s.vars["LISTEN_ADDR"] + "/ws"}},
 		"tail nowhere":              {nil, []string{"tail", "--token", canary, "--url", "ws://" + s.vars["LISTEN_ADDR"] + "/nowhere"}},
 	} {
 		vars := with(map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"], "REDIS_URL": s.vars["REDIS_URL"], "LISTEN_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0"})
