@@ -219,11 +219,11 @@ func TestUnknownKid(t *testing.T) {
 	v = running(t, pace{time.Hour, least, 10 * time.Second}, Config{JWKSURL: p.url})
 	before := p.requests()
 	began = time.Now()
-	for time.Since(began) < 5*least {
+	for p.requests()-before < 5 {
 		refuse(t, v, token, ErrInvalid)
 	}
-	if n, most := p.requests()-before, int(time.Since(began)/least)+1; n < 2 || n > most {
-		t.Errorf("the issuer was asked %d times in %v, want at most %d", n, time.Since(began), most)
+	if took := time.Since(began); took < 4*least {
+		t.Errorf("the issuer was asked 5 times in %v", took)
 	}
 }
 

@@ -100,7 +100,11 @@ func TestTokenEndsInTime(t *testing.T) {
 	renewed.expect("ready", "live")
 	renewed.send(mint(time.Hour))
 	short.expectClose("token_expired", 4001)
-	if at := time.Now(); at.Before(exp.Add(leeway)) || at.After(exp.Add(leeway+time.Second)) {
+	late := 5 * time.Second // on a machine that runs all the tests at once
+	if testenv.Long() {
+		late = time.Second
+	}
+	if at := time.Now(); at.Before(exp.Add(leeway)) || at.After(exp.Add(leeway+late)) {
 		t.Errorf("closed %v after exp, with a leeway of %v", at.Sub(exp), leeway)
 	}
 	renewed.send(`{"type":"ping"}`)

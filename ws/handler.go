@@ -12,8 +12,9 @@ import (
 )
 
 // ServeHTTP upgrades a request to a connection and returns; the connection belongs to Run. What is refused before the upgrade
-// gets an HTTP status: 426 for a plain GET, 400 for a bad handshake, 403 for a foreign Origin or an inactive user, 401 for a bad token in the header, 503
-// when this process takes no connections.
+// gets an HTTP status: 426 for a plain GET, 400 for a bad handshake, 403 for a foreign Origin or an inactive user, 401 for a bad
+// token in the header, 503 when this process takes no connections. The client's address is the request's RemoteAddr: behind a
+// proxy, put it there first.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet:
@@ -142,7 +143,7 @@ func (h *Hub) add(s *socket) bool {
 	}
 	h.sockets[s] = struct{}{}
 	if s.admission == nil {
-		if gone := h.waiting.add(s, h.config.MaxUnauthenticated); gone != nil {
+		if gone := h.waiting.add(s); gone != nil {
 			gone.stop(endAuthTimeout)
 		}
 	}

@@ -5,14 +5,20 @@ import (
 	"net/netip"
 )
 
-// crowd is the share of the places for sockets without a token from which on one address has to make room for itself: 1/crowd.
+// crowd is the share of the places for sockets without a token above which an address is the first to make room: 1/crowd.
 const crowd = 10
 
 // waiting holds the sockets without a token, oldest first: all of them, and those of each address. Each step takes constant time. It is
 // guarded by the hub's mu.
 type waiting struct {
-	all  list.List // of *waiter
-	from map[netip.Prefix]*list.List
+	most   int       // places
+	all    list.List // of *waiter
+	from   map[netip.Prefix]*list.List
+	crowds map[*list.List]bool // those in from that take more than their share: fewer than crowd
+}
+
+func newWaiting(most int) waiting {
+	return waiting{most: most, from: map[netip.Prefix]*list.List{}, crowds: map[*list.List]bool{}}
 }
 
 // waiter is one socket in waiting.
@@ -22,12 +28,9 @@ type waiter struct {
 	all, own *list.Element
 }
 
-// add takes a socket in. If there are more than most then, it returns the one that has to go, and forgets it: the oldest, or the oldest of the
-// newcomer's address if that alone has a good part of the places. Who floods pushes out nobody else for long.
-func (w *waiting) add(s *socket, most int) (gone *socket) {
-	if w.from == nil {
-		w.from = map[netip.Prefix]*list.List{}
-	}
+// add takes a socket in. If there are more than most then, it returns the one that has to go, and forgets it: the oldest of the greatest crowd,
+// or of all if there is none. Who floods pushes out nobody else.
+func (w *waiting) add(s *socket) (gone *socket) {
 	n := &waiter{socket: s, from: network(s.addr)}
 	own := w.from[n.from]
 	if own == nil {
@@ -36,17 +39,24 @@ func (w *waiting) add(s *socket, most int) (gone *socket) {
 	}
 	n.all, n.own = w.all.PushBack(n), own.PushBack(n)
 	s.waiter = n
-	if w.all.Len() <= most {
+	if w.crowded(own) {
+		w.crowds[own] = true
+	}
+	if w.all.Len() <= w.most {
 		return nil
 	}
-	oldest := w.all.Front()
-	if own.Len() > 1 && own.Len() > most/crowd {
-		oldest = own.Front()
+	oldest, size := w.all.Front(), 0
+	for c := range w.crowds {
+		if c.Len() > size {
+			oldest, size = c.Front(), c.Len()
+		}
 	}
 	gone = oldest.Value.(*waiter).socket
 	w.remove(gone)
 	return gone
 }
+
+func (w *waiting) crowded(own *list.List) bool { return own.Len() > max(w.most/crowd, 1) }
 
 // remove forgets a socket, if it is there.
 func (w *waiting) remove(s *socket) {
@@ -58,6 +68,9 @@ func (w *waiting) remove(s *socket) {
 	w.all.Remove(n.all)
 	own := w.from[n.from]
 	own.Remove(n.own)
+	if !w.crowded(own) {
+		delete(w.crowds, own)
+	}
 	if own.Len() == 0 {
 		delete(w.from, n.from)
 	}

@@ -10,10 +10,10 @@ import (
 func TestFloodPushesOutItself(t *testing.T) {
 	t.Parallel()
 	const most = 100
-	var w waiting
+	w := newWaiting(most)
 	arrive := func(addr string) (s, gone *socket) {
 		s = &socket{addr: addr}
-		return s, w.add(s, most)
+		return s, w.add(s)
 	}
 	var flood []*socket
 	for i := range most {
@@ -33,15 +33,17 @@ func TestFloodPushesOutItself(t *testing.T) {
 			t.Fatal("a newcomer of the flood pushed out somebody else")
 		}
 	}
-	if honest.waiter == nil {
+	second, gone := arrive("192.0.2.2:1") // the first honest one is the oldest of all now
+	if honest.waiter == nil || gone == honest {
 		t.Error("the honest one is gone")
 	}
+	w.remove(second)
 	w.remove(honest)
 	w.remove(honest) // once more changes nothing
 	for _, s := range flood {
 		w.remove(s)
 	}
-	if w.all.Len() != 0 || len(w.from) != 0 {
+	if w.all.Len() != 0 || len(w.from) != 0 || len(w.crowds) != 0 {
 		t.Errorf("%d sockets, %d networks are left", w.all.Len(), len(w.from))
 	}
 	// Many addresses, one socket each: the oldest goes.
