@@ -326,6 +326,10 @@ func TestOneAlgorithmForEachKey(t *testing.T) {
 		for _, other := range []string{"r", "e", "d"} {
 			if other != s.kid {
 				refuse(t, v, signer{other, s.method, s.key}.token(t, ""), ErrInvalid)
+				// The library looks at the type of a key as well; here it isn't even handed out.
+				if key, err := v.issuers[0].set.key(t.Context(), &jwt.Token{Method: s.method, Header: map[string]any{"alg": s.method.Alg(), "kid": other}}); err == nil {
+					t.Errorf("%s gets the %T", s.method.Alg(), key)
+				}
 			}
 		}
 	}
