@@ -35,7 +35,7 @@ type Config struct {
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
 	MaxConnections     int           // 0: no bound
 	MaxPerUser         int           // connections; 20, negative: no bound
-	MaxUnauthenticated int           // connections without a token yet, the oldest gives way; 1000
+	MaxUnauthenticated int           // connections without a token yet; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2
 	MessageBurst       int           // and at once; 30
 	Recheck            time.Duration // between looks at a connected user's memberships; 60 s, ±10 %
@@ -80,7 +80,7 @@ type Hub struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
-	waiting []*socket // not authenticated, oldest first
+	waiting waiting // those without a token yet
 	users   map[string]map[*socket]struct{}
 	rooms   map[string]*room
 	closing bool          // no new sockets
@@ -100,7 +100,7 @@ func New(c Config) (*Hub, error) {
 	h := &Hub{
 		config: c, origins: origins,
 		store: make(chan struct{}, storeReads), older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
-		sockets: map[*socket]struct{}{}, users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
+		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
 	h.health = &health{log: c.Logger, failing: map[string]string{}}
