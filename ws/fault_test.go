@@ -186,5 +186,6 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 		t.Errorf("%v further reads below the buffer", got)
 	}
 	s.emit("p1", 1, 1)
+	s.settled()
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
 }
