@@ -237,7 +237,9 @@ func TestConnectionLimits(t *testing.T) {
 	n.connect("u1").expectClose("connection_limit", 4504)
 	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(2) })
 	oldest := n.dial()
+	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(3) }) // a client hears of the upgrade before it is counted
 	n.dial()
+	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(4) })
 	n.dial().expectClose("connection_limit", 4504) // the fifth; and the third without a token
 	oldest.expectClose("auth_timeout", 4502)
 	first.close()
