@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser bench bench-quick bench-micro check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build test test-long test-browser bench bench-quick bench-curves bench-micro check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -32,6 +32,9 @@ bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 10
 
 bench-quick: build ## three scenarios, one round, in under 2 minutes
 	$(GO) run ./bench -binary bin/outbox-relay -quick -limit 2m
+
+bench-curves: build ## how cost grows, with plots, into docs/
+	$(GO) run ./bench -binary bin/outbox-relay -curves docs
 
 bench-micro: ## the hot paths, 6 times each, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
