@@ -21,7 +21,7 @@ func storm(ctx context.Context, s *stack, k kind) (v values, err error) {
 	clients := spread(2000, programs)
 	p := &plan{
 		name: "storm", kind: k, programs: programs, clients: append(clients, observer(programs)), writers: 4, size: 100, capacity: missed,
-		measure: time.Second, loops: 2, dialing: len(clients),
+		measure: 2 * time.Second, loops: 2, dialing: len(clients),
 	}
 	a, err := s.open(ctx, p)
 	defer func() { err = errors.Join(err, a.close(ctx)) }()
@@ -46,6 +46,8 @@ func storm(ctx context.Context, s *stack, k kind) (v values, err error) {
 	if ctx, err = a.assembleOf(ctx, peers); err != nil {
 		return nil, err
 	}
+	profiles := make(chan error, 1)
+	go func() { profiles <- a.profile(ctx) }()
 	before, began := a.cpu(), time.Now()
 	if err := a.crowd.connect(ctx, p.dialing); err != nil {
 		return nil, err
@@ -55,6 +57,7 @@ func storm(ctx context.Context, s *stack, k kind) (v values, err error) {
 	}
 	took, use := time.Since(began), a.cpu().since(before)
 	peak, err := status(a.server.pid(), "VmHWM:")
+	err = errors.Join(err, <-profiles)
 	return values{
 		"last caught up": took.Seconds(), "incomplete": 0, "server CPU-s": use.server.Seconds(), "load CPU-s": use.load.Seconds(), "peak memory": float64(peak) / mib,
 	}, errors.Join(err, a.dismiss())
