@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build test test-long test-browser bench bench-quick bench-curves bench-micro check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -27,6 +27,18 @@ test-long: lint check-generated ## the full sizes, linters and generated code, i
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
+
+bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 10 minutes (docs/PERFORMANCE.md)
+	$(GO) run ./bench -binary bin/outbox-relay -json bin/bench.json
+
+bench-quick: build ## three scenarios, one round, in under 2 minutes
+	$(GO) run ./bench -binary bin/outbox-relay -quick -limit 2m
+
+bench-curves: build ## how cost grows, with plots, into docs/
+	$(GO) run ./bench -binary bin/outbox-relay -curves docs
+
+bench-micro: ## the hot paths, 6 times each, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
 
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }
