@@ -105,7 +105,7 @@ func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bo
 		}
 		switch {
 		case e.Control == nil:
-			if !st.announced || !st.way.sees(e.Position) {
+			if !st.announced || !st.way.sees(e) {
 				break
 			}
 			if err := s.tellGap(ctx, st, e.Position); err != nil {
