@@ -60,7 +60,7 @@ var granted = map[string]string{
 	"outbox select": "relay", "outbox delete": "relay", "outbox.xid update": "relay",
 	"outbox lock": "relay", "ticks lock": "relay", // whoever may DELETE may
 	"ticks select": "relay", "ticks insert": "relay", "ticks delete": "relay",
-	"users select": "relay", "program_members select": "relay",
+	"users select": "relay", "program_members select": "relay", "effective_members select": "relay",
 
 	"schema_version call": "emitter relay", "may_notify call": "emitter relay", "emit call": "emitter",
 }
