@@ -99,7 +99,7 @@ func (a *administrator) work(ctx context.Context, pause time.Duration) {
 		}
 	}
 	for _, u := range users {
-		if !a.active[u] {
+		for tries := 0; !a.active[u] && tries < 20; tries++ { // one in eight is rolled back
 			a.setActive(u, true)
 		}
 	}

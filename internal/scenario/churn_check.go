@@ -70,10 +70,16 @@ func (c *Churn) Complete(ctx context.Context, clients ...*Client) error {
 	}
 	for _, client := range clients {
 		if err := client.Until(ctx, func(client *Client) bool { return client.live && (client.all >= newest || !c.seated(client.User)) }); err != nil {
-			return fmt.Errorf("waiting for a checkpoint at %d: %w", newest, err)
+			return fmt.Errorf("waiting for a checkpoint at %d, last %d: %w", newest, client.checkpoint(), err)
 		}
 	}
 	return nil
+}
+
+func (c *Client) checkpoint() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.all
 }
 
 // seated tells whether the user is a member of anything at the end.
