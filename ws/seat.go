@@ -137,18 +137,20 @@ func (s *socket) change(ctx context.Context, st *seat, e Entry) (barrier bool, e
 	}
 	st.changed = e.Position
 	flip := st.way.change(e.Position, c)
-	switch {
-	case !c.In:
+	if !c.In {
 		st.lostAt = e.Position
 		if st.announced && !slices.Contains(s.member.Programs, st.program) {
-			return false, s.left(ctx, st, e.Position)
+			err = s.left(ctx, st, e.Position)
 		}
-	case !st.announced:
-		return false, s.joined(ctx, st, e.Position)
-	case flip && st.gap == nil:
+		return false, err
+	}
+	if flip && st.gap == nil {
 		st.gap = &gap{after: max(st.lostAt-1, 0), reason: "membership"}
 	}
-	return false, nil
+	if !st.announced {
+		err = s.joined(ctx, st, e.Position)
+	}
+	return false, err
 }
 
 // settle makes a seat that has passed the position of the memberships agree with them. Usually it does already, by the changes in the
@@ -186,6 +188,9 @@ func (s *socket) joined(ctx context.Context, st *seat, position int64) error {
 }
 
 func (s *socket) left(ctx context.Context, st *seat, position int64) error {
+	if err := s.tellGap(ctx, st, position); err != nil {
+		return err
+	}
 	st.announced, st.gap = false, nil
 	return s.send(ctx, marshal(placeFrame{Type: "left", Program: st.program, Position: digits(position)}))
 }

@@ -23,7 +23,7 @@ func (d *doctor) redis(ctx context.Context) {
 	if err != nil {
 		return // the setting has been found bad
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	reachable := d.check(ctx, "redis", "reachable, and "+redisHead+" can be read", func(ctx context.Context) error {
 		if err := client.Get(ctx, redisHead).Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return fmt.Errorf("GET %s: %w: start it, or correct REDIS_URL and the user's rights (docs/SECURITY.md)", redisHead, err)
@@ -66,7 +66,7 @@ func (d *doctor) subscribe(ctx context.Context, client redis.UniversalClient) er
 		return nil
 	}
 	pubsub := client.Subscribe(ctx, redisNodes)
-	defer pubsub.Close()
+	defer func() { _ = pubsub.Close() }()
 	if _, err := pubsub.ReceiveTimeout(ctx, connectTimeout); err != nil {
 		return fmt.Errorf("SUBSCRIBE %s: %w: allow it to this user (docs/SECURITY.md)", redisNodes, err)
 	}

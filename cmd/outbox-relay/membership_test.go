@@ -137,8 +137,9 @@ func TestTheApplicationsOwnTables(t *testing.T) {
 		INSERT INTO app.seats VALUES ('%[1]s', 1), ('%[2]s', 1); INSERT INTO app.teams VALUES (7)`, ann, bob))
 	server := s.serve(nil)
 	s.emit("1", "a:first")
-	a, b := s.connect(ann, `,"since":"1"`), s.connect(bob, "")
+	a := s.connect(ann, `,"since":"1"`)
 	a.expect("ready [1]", "event 1 a:first", "live")
+	b := s.connect(bob, "")
 	b.expect("ready [1]", "live")
 	for _, step := range []struct{ statement, emit, want string }{
 		{"DELETE FROM app.seats WHERE person_id = '" + ann + "'", "1", "left 1"},
@@ -214,5 +215,27 @@ func TestServeRefusesViewsThatLackColumns(t *testing.T) {
 				t.Errorf("exit code %d, wrote %q, want one line with %q", code, stderr, test.want)
 			}
 		})
+	}
+}
+
+// A view that breaks while a node runs shows in /readyz with the first client that needs it, and heals by itself.
+func TestReadinessTellsOfABrokenView(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.serve(nil)
+	s.exec("ALTER TABLE relay.users RENAME role TO level")
+	s.connect("u1", "").expect("close 1013")
+	status, body, err := get("http://" + s.vars["ADMIN_ADDR"] + "/readyz")
+	if err != nil || status != 503 || !strings.Contains(body, "memberships") || !strings.Contains(body, "role") {
+		t.Errorf("readyz: %d %s (%v)", status, body, err)
+	}
+	s.exec("ALTER TABLE relay.users RENAME level TO role")
+	s.emit("p1", "a:b")
+	c := s.connect("u1", `,"since":"1"`)
+	if got := c.next(); !strings.HasPrefix(got, "ready") {
+		t.Errorf("got %s", got)
+	}
+	if status, body, err = get("http://" + s.vars["ADMIN_ADDR"] + "/readyz"); err != nil || status != 200 {
+		t.Errorf("readyz: %d %s (%v)", status, body, err)
 	}
 }

@@ -47,6 +47,10 @@ func churn(t *testing.T, w *scenario.World, nodes []*scenario.Node, fault func(c
 		clients = append(clients, scenario.NewClient(fmt.Sprintf("u%d", u), append(nodes[at:len(nodes):len(nodes)], nodes[:at]...)...))
 	}
 	crowd(t, clients...)
+	outages := make([]int, users)
+	for i, client := range clients {
+		outages[i] = client.Outages() // a busy machine may have turned some away at first
+	}
 	j := w.NewJournal(programs)
 	began := time.Now()
 	mix := scenario.Mix{Writers: size(8, 24), Pause: size(110*time.Millisecond, 150*time.Millisecond), Sleep: 50 * time.Millisecond, Seed: n}
@@ -73,12 +77,12 @@ func churn(t *testing.T, w *scenario.World, nodes []*scenario.Node, fault func(c
 	if err := verdict.Err(); err != nil {
 		t.Error(err)
 	}
-	if least := int(took.Seconds()) * size(20, 100); verdict.Events < least || verdict.Changes < users/2 || verdict.Received < verdict.Events {
+	if least := int(took.Seconds()) * size(20, 50); verdict.Events < least || verdict.Changes < users/2 || verdict.Received < verdict.Events {
 		t.Errorf("%v: the load was no load", verdict)
 	}
 	steady := c.Steady()
 	for i, client := range clients {
-		if client.Outages() > 0 && i%3 != 0 && steady[client.User] {
+		if client.Outages() > outages[i] && i%3 != 0 && steady[client.User] {
 			t.Errorf("the connection of %s ended %d times, for no reason", client.User, client.Outages())
 		}
 	}
