@@ -239,3 +239,53 @@ func TestReadinessTellsOfABrokenView(t *testing.T) {
 		t.Errorf("readyz: %d %s (%v)", status, body, err)
 	}
 }
+
+// A person joins a team while the team is given a project, or loses one: neither transaction sees the other's row, and the log is told all
+// the same, at either isolation level.
+func TestTheRecipesTeamsRace(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.applyRecipe(fmt.Sprintf("INSERT INTO app.people VALUES ('%s', 'Ann'); INSERT INTO app.projects VALUES (1); INSERT INTO app.teams VALUES (7)", ann))
+	join := "INSERT INTO app.team_people VALUES (7, '" + ann + "')"
+	for _, level := range []string{"read committed", "repeatable read"} {
+		for _, statement := range []string{"INSERT INTO app.team_projects VALUES (7, 1)", "DELETE FROM app.team_projects"} {
+			first, second := testenv.Conn(t, s.vars["DATABASE_URL"]), testenv.Conn(t, s.vars["DATABASE_URL"])
+			for _, sql := range []string{"BEGIN", join} {
+				if _, err := first.Exec(t.Context(), sql); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := second.Exec(t.Context(), "SET default_transaction_isolation = '"+level+"'"); err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan error, 1)
+			go func() {
+				_, err := second.Exec(context.Background(), statement)
+				var pe *pgconn.PgError
+				if errors.As(err, &pe) && pe.Code == "40001" && level == "repeatable read" {
+					_, err = second.Exec(context.Background(), statement)
+				}
+				done <- err
+			}()
+			testenv.Eventually(t, 10*time.Second, func() error {
+				var waits bool
+				err := s.pool.QueryRow(t.Context(), "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1", second.PgConn().PID()).Scan(&waits)
+				if err == nil && !waits && len(done) == 0 {
+					err = errors.New("the second transaction neither waits nor has ended")
+				}
+				return err
+			})
+			if _, err := first.Exec(t.Context(), "COMMIT"); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			var untold int
+			if err := s.pool.QueryRow(t.Context(), "SELECT relay.sync_memberships()").Scan(&untold); err != nil || untold != 0 {
+				t.Errorf("%s: %s while somebody joins: %d memberships the log wasn't told of (%v)", level, statement, untold, err)
+			}
+			s.exec("DELETE FROM app.team_people")
+		}
+	}
+}
