@@ -36,6 +36,7 @@ type Entry struct {
 
 // Control is a membership change in a program's log.
 type Control struct {
+	ID      int64 // of the row, as an event's
 	UserID  string
 	In      bool
 	Through int64 // position of the last row of the change's batch
@@ -212,11 +213,15 @@ func newEntry(position int64, text []byte) (Entry, error) {
 	if err := json.Unmarshal(text, &c); err != nil {
 		return Entry{}, fmt.Errorf("control entry at %d: %w", position, err)
 	}
+	id, err := strconv.ParseInt(c.ID, 10, 64)
+	if err != nil {
+		return Entry{}, fmt.Errorf("control entry at %d: id: %w", position, err)
+	}
 	through, err := strconv.ParseInt(c.Through, 10, 64)
 	if err != nil {
 		return Entry{}, fmt.Errorf("control entry at %d: through: %w", position, err)
 	}
-	return Entry{Position: position, Control: &Control{UserID: c.UserID, In: c.Change == "in", Through: through}}, nil
+	return Entry{Position: position, Control: &Control{ID: id, UserID: c.UserID, In: c.Change == "in", Through: through}}, nil
 }
 
 // entries are what rows of the outbox look like in the log: the same bytes.

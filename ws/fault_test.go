@@ -76,6 +76,33 @@ func TestMembershipsReadAgainBeforeTheRoomHasRead(t *testing.T) {
 	c.expect("p1:1", "p1:2", "live")
 }
 
+// A removal and a return in one batch hide what was committed in it after the return. Who met them when the next removal was known already was
+// told `left`, `joined` and `left`, and nothing of the events in between.
+func TestOutAndInBeforeALaterRemoval(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	stop := s.relay()
+	s.settled()
+	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}}
+	c := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond }).connect("u1")
+	c.expect("ready", "live")
+	g.shut.Store(true)
+	stop()
+	s.kick("u1", "p1")
+	s.join("u1", "p1")
+	s.emit("p1", 1, 1)
+	s.relay() // all of it is one batch
+	hidden := s.settled()
+	s.kick("u1", "p1")
+	s.settled()
+	g.shut.Store(false)
+	got := c.expect("left p1", "joined p1", "gap p1 membership", "left p1")
+	if gap := got[2]; number(gap.After) >= hidden || number(gap.Before) <= hidden {
+		t.Errorf("gap %+v must span the batch up to %d", gap, hidden)
+	}
+}
+
 // A room that couldn't read for longer than the retention restarts, and its clients are told.
 func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 	t.Parallel()

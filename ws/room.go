@@ -178,17 +178,24 @@ func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool 
 	if r.newest < start {
 		return false
 	}
+	r.absorb(page, last, end)
+	if end {
+		r.read, r.head = max(r.read, demand), page.Head
+	}
+	return true
+}
+
+// absorb appends a page that goes on where the room ends, or before that; last was the newest entry when it was read, and end says that the page
+// has all that there was. The caller holds mu.
+func (r *room) absorb(page Page, last int64, end bool) {
 	r.add(page.Entries)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
 		r.newest, r.last = page.Through, 0
 	}
-	if !end {
-		return true
-	}
-	r.read, r.head = max(r.read, demand), page.Head
 	switch {
+	case !end:
 	case stored:
 		r.vouched = page.Through
 	case page.Newest < last: // the log has lost its end, or needn't hold it any more: what the room has is all that is certain
@@ -196,7 +203,6 @@ func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool 
 	default:
 		r.vouched = max(page.Head, r.last)
 	}
-	return true
 }
 
 // trim keeps the newest entries when there are too many.
@@ -358,27 +364,22 @@ func (r *room) lower(cursor int64, page Page, end bool) {
 	if cursor >= r.floor || len(r.entries) == 0 && !end {
 		return
 	}
-	older := page.Entries
-	if len(r.entries) > 0 {
-		n := slices.IndexFunc(older, func(e Entry) bool { return e.Position == r.entries[0].Position })
-		if n < 0 {
-			return
-		}
-		older = older[:n]
+	if len(r.entries) == 0 {
+		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, 0
+		r.absorb(page, 0, end)
+		return
 	}
-	bytes := 0
+	n := slices.IndexFunc(page.Entries, func(e Entry) bool { return e.Position == r.entries[0].Position })
+	if n < 0 {
+		return
+	}
+	older, bytes := page.Entries[:n], 0
 	for i := range older {
 		older[i].seal()
 		bytes += len(older[i].Frame)
 	}
 	if len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes {
 		return
-	}
-	if len(r.entries) == 0 {
-		r.newest, r.last, r.vouched = cursor, 0, page.Head
-		if n := len(older); n > 0 {
-			r.newest, r.last = older[n-1].Position, older[n-1].Position
-		}
 	}
 	r.floor, r.bytes = cursor, r.bytes+bytes
 	r.entries = slices.Concat(older, r.entries)

@@ -121,6 +121,9 @@ func (s *server) checkDatabase(ctx context.Context) error {
 	if err := migrations.Check(ctx, s.pool); err != nil {
 		return err
 	}
+	if err := migrations.CheckTables(ctx, s.pool); err != nil {
+		return err
+	}
 	if s.config.relays() {
 		return refusePooler(ctx, s.config.databaseURL)
 	}

@@ -27,6 +27,7 @@ type Journal struct {
 // transaction is one attempt of one writer.
 type transaction struct {
 	began    time.Time // before BEGIN was sent
+	issued   time.Time // before COMMIT was sent
 	returned time.Time // after COMMIT had returned
 	outcome  outcome
 	keys     []string // of the events, in statement order; those of rolled-back savepoints are not among them
@@ -177,13 +178,13 @@ func (j *Journal) transact(ctx context.Context, async bool, work func(*emitter) 
 		j.add(record, 0)
 		return err
 	}
-	issued := time.Now()
+	record.issued = time.Now()
 	err = tx.Commit(ctx)
 	record.returned, record.outcome = time.Now(), committed
 	if err != nil {
 		record.outcome = unknown
 	}
-	j.add(record, record.returned.Sub(issued))
+	j.add(record, record.returned.Sub(record.issued))
 	return err
 }
 
