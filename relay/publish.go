@@ -174,7 +174,18 @@ func (s *session) compare(ctx context.Context) error {
 	}
 	s.suspect, s.compared = false, time.Now()
 	s.health.set(stateLog, "")
-	return nil
+	return s.inspect(ctx)
+}
+
+// inspect notes what Redis is like.
+func (s *session) inspect(ctx context.Context) error {
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		found, err := inspect(ctx, s.log.redis)
+		if err == nil {
+			s.health.set(stateEviction, found.evicts)
+		}
+		return err
+	})
 }
 
 // refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.

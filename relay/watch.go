@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 // topics are what a History watches. A topic is program:<id> or user:<id>; its channel has "socket:events:" before it.
@@ -22,7 +23,7 @@ type topics struct {
 
 const (
 	channelPrefix = "socket:events:"
-	pubsubPing    = 3 * time.Second // a subscription that is silent this long is pinged …
+	pubsubPing    = 2 * time.Second // a subscription that is silent this long is pinged …
 	pubsubSilence = 2               // … and after so many silent pings dialled anew
 )
 
@@ -60,20 +61,52 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 }
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
-// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. wake must not block.
+// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block.
 func (h *History) Watch(ctx context.Context, wake func(topic string)) error {
-	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
-		if heard := h.watchOnce(ctx, wake); heard {
-			delay = firstRetry
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { h.inspect(ctx); return nil })
+	group.Go(func() error { h.listen(ctx, wake); return nil })
+	return group.Wait()
+}
+
+// inspect notes what Redis is like, now and then. Redis being away is for listen to notice.
+func (h *History) inspect(ctx context.Context) {
+	for {
+		wait := inspectEvery
+		attempt, cancel := context.WithTimeout(ctx, redisTimeout)
+		found, err := inspect(attempt, h.config.Redis)
+		cancel()
+		if err == nil {
+			h.evicts.Store(found.evicts != "")
+			h.health.set(stateEviction, found.evicts)
+		} else {
+			wait = lastRetry
 		}
-		if !sleep(ctx, delay) {
-			return nil
+		if !sleep(ctx, wait) {
+			return
 		}
 	}
 }
 
-// watchOnce is the life of one subscription connection. It tells whether anything was heard on it.
-func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard bool) {
+// listen is one subscription connection after the other.
+func (h *History) listen(ctx context.Context, wake func(topic string)) {
+	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
+		heard, err := h.listenOnce(ctx, wake)
+		if ctx.Err() != nil {
+			return
+		}
+		h.health.set(stateSubscription, "Redis can't be heard: "+err.Error())
+		if heard {
+			delay = firstRetry
+		}
+		if !sleep(ctx, delay) {
+			return
+		}
+	}
+}
+
+// listenOnce is the life of one subscription connection. It tells whether anything was heard on it, and why it ended.
+func (h *History) listenOnce(ctx context.Context, wake func(topic string)) (heard bool, err error) {
 	t := &h.topics
 	t.mu.Lock()
 	channels := make([]string, 0, len(t.names)+1)
@@ -95,14 +128,19 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard
 	for silent := 0; ctx.Err() == nil; {
 		message, err := pubsub.ReceiveTimeout(ctx, pubsubPing)
 		if isTimeout(err) {
-			if silent++; silent > pubsubSilence || pubsub.Ping(ctx) != nil {
-				return heard
+			if silent++; silent > pubsubSilence {
+				return heard, errors.New("the subscription is silent")
 			}
-			continue
+			err = pubsub.Ping(ctx)
+			if err == nil {
+				continue
+			}
 		}
 		if err != nil {
-			h.config.Logger.Debug("relay: subscription lost; it is dialled anew", "err", err)
-			return heard
+			return heard, err
+		}
+		if !heard {
+			h.health.set(stateSubscription, "")
 		}
 		silent, heard = 0, true
 		switch m := message.(type) {
@@ -114,7 +152,7 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard
 			wake(strings.TrimPrefix(m.Channel, channelPrefix))
 		}
 	}
-	return heard
+	return heard, ctx.Err()
 }
 
 func isTimeout(err error) bool {
