@@ -15,7 +15,8 @@ const (
 	stateSession = "session" // no Postgres session, or none that can lead
 	stateRedis   = "redis"   // Redis can't be written: ticks wait
 	stateLog     = "log"     // the end of some log was lost and is being rebuilt
-	statePolling = "polling" // wake-ups don't arrive, or aren't wanted: events are found by polling
+	statePolling = "polling" // wake-ups aren't sent, or aren't wanted: events are found by polling
+	stateListen  = "listen"  // wake-ups don't arrive
 
 	stateSubscription = "subscription" // Redis can't be heard: rooms are read every few seconds, if it can be read at all
 	stateEviction     = "eviction"     // Redis may drop what it should keep: logs are rebuilt now and then, and nobody gets a checkpoint
@@ -68,6 +69,13 @@ func (h *health) set(state, reason string) {
 		return
 	}
 	h.log.Warn("relay: degraded", "state", state, "reason", reason)
+}
+
+// standby clears what only a leader can know.
+func (h *health) standby() {
+	for _, state := range []string{stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction} {
+		h.set(state, "")
+	}
 }
 
 func (h *health) problems() []string {

@@ -72,7 +72,7 @@ func New(c Config) (*Relay, error) {
 	m := newMetrics(c.Registerer)
 	return &Relay{
 		config: c, metrics: m, quiet: quietFor,
-		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateEviction),
+		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
 	}, nil
 }
 
