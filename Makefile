@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build test test-long test-browser model check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -26,6 +26,9 @@ test-long: lint check-generated ## the full sizes, linters and generated code, i
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
+
+model: ## the model of the relay's core, verified exhaustively, and its mutants refuted (spin)
+	scripts/model
 
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }

@@ -114,6 +114,9 @@ func (s *session) asleep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.step(ctx); err != nil { // what was committed between the last read and the lock, by those who have ended
+		return err
+	}
 	var (
 		wakes pace
 		doze  = awakePoll
