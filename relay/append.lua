@@ -1,6 +1,6 @@
 -- Appends entries to the log of one program, and refuses to write over a hole.
 -- KEYS[1]  the log, a sorted set: score = position, member = the entry's bytes
--- ARGV     predecessor's position (0: none in the window), window in µs, most entries, seconds to live, then position, member, …
+-- ARGV     predecessor's position (0: none in the window), window in µs, most entries, seconds to live, PUBLISH or SPUBLISH, then position, member, …
 -- returns  {'ok', entries added} | {'behind', newest} the end of the log was lost | {'late', position} somebody else writes here too
 local key = KEYS[1]
 local before, window, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -8,7 +8,7 @@ local top = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
 local newest = tonumber(top[2] or '0')
 local add = {}
 
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local position = tonumber(ARGV[i])
   if position > newest then
     if #add == 0 and before ~= newest and before >= position - window then
@@ -36,5 +36,5 @@ end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', before - window))
 redis.call('ZREMRANGEBYRANK', key, 0, -most - 1)
 redis.call('EXPIRE', key, ARGV[4])
-redis.call('PUBLISH', key, add[#add - 1])
+redis.call(ARGV[5], key, add[#add - 1])
 return { 'ok', tostring(#add / 2) }

@@ -118,7 +118,7 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 	return s.withRedis(ctx, func(ctx context.Context) error {
 		pipe := s.log.redis.Pipeline()
 		for _, u := range users {
-			pipe.Publish(ctx, userPrefix+u, s.last.Position)
+			pipe.Do(ctx, s.log.publishCommand(), userPrefix+u, s.last.Position)
 		}
 		_, err := pipe.Exec(ctx)
 		return err
@@ -182,6 +182,7 @@ func (s *session) inspect(ctx context.Context) error {
 	return s.withRedis(ctx, func(ctx context.Context) error {
 		found, err := inspect(ctx, s.log.redis)
 		if err == nil {
+			s.log.sharded = found.sharded
 			s.health.set(stateEviction, found.evicts)
 		}
 		return err

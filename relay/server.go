@@ -15,7 +15,8 @@ const inspectEvery = 30 * time.Second // what Redis is like may be changed at an
 
 // traits are what matters of the servers behind a client.
 type traits struct {
-	evicts string // why entries may vanish before their time; empty: they don't
+	evicts  string // why entries may vanish before their time; empty: they don't
+	sharded bool   // a Cluster, and every master has sharded pub/sub
 }
 
 // inspect asks the server, on a Cluster every master, what it is like. A server that knows no such question (an in-process one) evicts nothing.
@@ -24,14 +25,25 @@ func inspect(ctx context.Context, client redis.UniversalClient) (traits, error) 
 		mu  sync.Mutex
 		all traits
 	)
-	err := eachMaster(ctx, client, func(ctx context.Context, node redis.Cmdable) error {
+	_, cluster := client.(*redis.ClusterClient)
+	all.sharded = cluster
+	err := eachMaster(ctx, client, func(ctx context.Context, node redis.UniversalClient) error {
 		info, err := node.Info(ctx, "memory").Result()
 		var reply redis.Error
 		if err != nil && !errors.As(err, &reply) {
 			return fmt.Errorf("ask Redis for its eviction policy: %w", err)
 		}
+		sharded := cluster
+		if cluster {
+			known, err := node.Do(ctx, "COMMAND", "INFO", "spublish").Slice()
+			if err != nil {
+				return fmt.Errorf("ask Redis for sharded pub/sub: %w", err)
+			}
+			sharded = len(known) == 1 && known[0] != nil
+		}
 		mu.Lock()
 		defer mu.Unlock()
+		all.sharded = all.sharded && sharded
 		if why := evicts(info, err); why != "" {
 			all.evicts = why
 		}
@@ -54,7 +66,7 @@ func evicts(info string, err error) string {
 }
 
 // eachMaster calls do for the server, or for every master of a Cluster; there, at the same time.
-func eachMaster(ctx context.Context, client redis.UniversalClient, do func(context.Context, redis.Cmdable) error) error {
+func eachMaster(ctx context.Context, client redis.UniversalClient, do func(context.Context, redis.UniversalClient) error) error {
 	if cluster, ok := client.(*redis.ClusterClient); ok {
 		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return do(ctx, node) })
 	}

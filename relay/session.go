@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outboxrelay/outboxrelay/migrations"
@@ -250,6 +251,9 @@ func (s *session) withRedis(ctx context.Context, work func(context.Context) erro
 		}
 		if isNoScript(err) { // Redis was restarted or flushed: its scripts are gone
 			err = errors.Join(err, s.log.load(ctx))
+		}
+		if cluster, ok := s.log.redis.(*redis.ClusterClient); ok {
+			cluster.ReloadState(ctx) // another master may have taken over
 		}
 		s.suspect = true
 		s.health.set(stateRedis, "Redis can't be written, events wait in the outbox: "+err.Error())

@@ -16,9 +16,9 @@ import (
 
 // topics are what a History watches. A topic is program:<id> or user:<id>; its channel has "socket:events:" before it.
 type topics struct {
-	mu     sync.Mutex
-	names  map[string]bool
-	pubsub *redis.PubSub // nil while Watch isn't running
+	mu    sync.Mutex
+	names map[string]bool
+	on    *subscription // nil while Watch has none
 }
 
 const (
@@ -51,13 +51,43 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 		}
 	}
 	switch {
-	case t.pubsub == nil || len(names) == 0:
+	case t.on == nil || len(names) == 0:
 		return nil
 	case add:
-		return t.pubsub.Subscribe(ctx, channels...)
+		return t.on.subscribe(ctx, channels...)
 	default:
-		return t.pubsub.Unsubscribe(ctx, channels...)
+		return t.on.unsubscribe(ctx, channels...)
 	}
+}
+
+// open subscribes to all topics.
+func (t *topics) open(ctx context.Context, s *subscription) error {
+	t.use(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	channels := make([]string, 0, len(t.names)+1)
+	channels = append(channels, channelPrefix+"nodes") // keeps a connection open while no room does
+	for _, name := range slices.Sorted(maps.Keys(t.names)) {
+		channels = append(channels, channelPrefix+name)
+	}
+	return s.subscribe(ctx, channels...)
+}
+
+// use replaces the subscription, and closes the one before.
+func (t *topics) use(s *subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.on != nil {
+		t.on.close()
+	}
+	t.on = s
+}
+
+// wanted tells whether a topic is subscribed.
+func (t *topics) wanted(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.names[name] || name == "nodes"
 }
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
@@ -95,7 +125,12 @@ func (h *History) listen(ctx context.Context, wake func(topic string)) {
 		if ctx.Err() != nil {
 			return
 		}
-		h.health.set(stateSubscription, "Redis can't be heard: "+err.Error())
+		if !errors.Is(err, errMoved) {
+			h.health.set(stateSubscription, "Redis can't be heard: "+err.Error())
+		}
+		if cluster, ok := h.config.Redis.(*redis.ClusterClient); ok {
+			cluster.ReloadState(ctx)
+		}
 		if heard {
 			delay = firstRetry
 		}
@@ -105,54 +140,67 @@ func (h *History) listen(ctx context.Context, wake func(topic string)) {
 	}
 }
 
-// listenOnce is the life of one subscription connection. It tells whether anything was heard on it, and why it ended.
+// listenOnce is the life of one subscription. It tells whether anything was heard, and why it ended.
 func (h *History) listenOnce(ctx context.Context, wake func(topic string)) (heard bool, err error) {
-	t := &h.topics
-	t.mu.Lock()
-	channels := make([]string, 0, len(t.names)+1)
-	channels = append(channels, channelPrefix+"nodes") // keeps the connection open while no room does
-	for _, name := range slices.Sorted(maps.Keys(t.names)) {
-		channels = append(channels, channelPrefix+name)
+	group, ctx := errgroup.WithContext(ctx)
+	var once sync.Once
+	first := func() { once.Do(func() { heard = true; h.health.set(stateSubscription, "") }) }
+	setUp, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	s, err := newSubscription(setUp, h.config.Redis, func(conn *redis.PubSub) {
+		group.Go(func() error { return h.receive(ctx, conn, first, wake) })
+	})
+	if err != nil {
+		_ = group.Wait() // nothing runs
+		return false, err
 	}
-	pubsub := h.config.Redis.Subscribe(ctx, channels...)
-	t.pubsub = pubsub
-	t.mu.Unlock()
-	unregister := context.AfterFunc(ctx, func() { _ = pubsub.Close() }) // a receive under way doesn't look at ctx
-	defer func() {
-		unregister()
-		t.mu.Lock()
-		t.pubsub = nil
-		t.mu.Unlock()
-		_ = pubsub.Close()
-	}()
+	group.Go(func() error {
+		<-ctx.Done() // a receive under way doesn't look at it
+		h.topics.use(nil)
+		return nil
+	})
+	if err := h.topics.open(setUp, s); err != nil {
+		group.Go(func() error { return err })
+	}
+	err = group.Wait()
+	return heard, errors.Join(err, ctx.Err())
+}
+
+// receive reads one connection until it fails, goes silent, or is told that a channel's slot has moved.
+func (h *History) receive(ctx context.Context, conn *redis.PubSub, first func(), wake func(topic string)) error {
 	for silent := 0; ctx.Err() == nil; {
-		message, err := pubsub.ReceiveTimeout(ctx, pubsubPing)
+		message, err := conn.ReceiveTimeout(ctx, pubsubPing)
 		if isTimeout(err) {
 			if silent++; silent > pubsubSilence {
-				return heard, errors.New("the subscription is silent")
+				return errors.New("the subscription is silent")
 			}
-			err = pubsub.Ping(ctx)
+			err = conn.Ping(ctx)
 			if err == nil {
 				continue
 			}
 		}
+		if moved(err) {
+			return errMoved
+		}
 		if err != nil {
-			return heard, err
+			return err
 		}
-		if !heard {
-			h.health.set(stateSubscription, "")
-		}
-		silent, heard = 0, true
+		first()
+		silent = 0
 		switch m := message.(type) {
 		case *redis.Subscription:
-			if m.Kind == "subscribe" {
-				wake(strings.TrimPrefix(m.Channel, channelPrefix))
+			topic := strings.TrimPrefix(m.Channel, channelPrefix)
+			switch {
+			case m.Kind == "subscribe" || m.Kind == "ssubscribe":
+				wake(topic)
+			case m.Kind == "sunsubscribe" && h.topics.wanted(topic):
+				return errMoved
 			}
 		case *redis.Message:
 			wake(strings.TrimPrefix(m.Channel, channelPrefix))
 		}
 	}
-	return heard, ctx.Err()
+	return ctx.Err()
 }
 
 func isTimeout(err error) bool {
