@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser bench bench-quick bench-curves bench-micro check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build test test-long test-browser model bench bench-quick bench-curves bench-micro check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -39,6 +39,9 @@ bench-curves: build ## how cost grows, with plots, into docs/
 
 bench-micro: ## the hot paths, 6 times each, for benchstat
 	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
+
+model: ## the model of the relay's core, verified exhaustively, and its mutants refuted (spin)
+	scripts/model
 
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }

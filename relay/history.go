@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/outboxrelay/outboxrelay/outbox"
@@ -25,6 +27,8 @@ type HistoryConfig struct {
 	LogLimit  int                   // as the relay's
 	DeepReads int                   // most reads of Postgres at a time; default 4
 	Logger    *slog.Logger          // default: discards
+
+	Registerer prometheus.Registerer // default: none
 }
 
 // Entry is one entry of a program's log.
@@ -52,9 +56,11 @@ type Page struct {
 type History struct {
 	config HistoryConfig
 	deep   chan struct{} // one token per read of Postgres
+	health *health
 
 	clock  clock
 	topics topics
+	evicts atomic.Bool // Redis may have dropped a log: a missing one says nothing
 }
 
 // NewHistory returns a History. It connects to nothing.
@@ -71,8 +77,20 @@ func NewHistory(c HistoryConfig) *History {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &History{config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}}}
+	degraded := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "outbox_relay_reader_degraded", Help: "1 if the state of the logs' reader is degraded; /readyz gives the reason.",
+	}, []string{"state"})
+	if c.Registerer != nil {
+		c.Registerer.MustRegister(degraded)
+	}
+	return &History{
+		config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}},
+		health: newHealth(c.Logger, degraded, stateSubscription, stateEviction),
+	}
 }
+
+// Ready returns why reads may be late or fail, one reason a line; nothing if all is well. It says what Watch has found.
+func (h *History) Ready() []string { return h.health.problems() }
 
 // After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
 // outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
@@ -173,7 +191,7 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
 	}
-	if head != nil {
+	if head != nil && !h.evicts.Load() {
 		page.Head = headPosition(head.Val())
 	}
 	if page.Entries, err = parse(found.Val()); err != nil {

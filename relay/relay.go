@@ -71,7 +71,10 @@ func New(c Config) (*Relay, error) {
 		return nil, err
 	}
 	m := newMetrics(c.Registerer)
-	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m), quiet: quietFor, poll: fallbackPoll}, nil
+	return &Relay{
+		config: c, metrics: m, quiet: quietFor, poll: fallbackPoll,
+		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
+	}, nil
 }
 
 // Ready returns why the relay doesn't do its whole work at this moment, one reason a line; nothing if all is well. A standby that

@@ -103,7 +103,7 @@ func New(c Config) (*Hub, error) {
 		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
-	h.health = &health{log: c.Logger, failing: map[string]string{}}
+	h.health = newHealth(c.Logger, h.metrics.degraded)
 	h.topics = newTopics(c.Log, c.Logger)
 	if c.Registry != nil {
 		if err := c.Registry.Register(h.metrics); err != nil {
@@ -156,7 +156,7 @@ func (h *Hub) start(f func(context.Context)) { (*h.spawn.Load())(f) }
 func (h *Hub) watch(ctx context.Context) {
 	for backoff := minBackoff; ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
-		h.health.set("watch", nil)
+		h.health.set(partWatch, nil)
 		err := h.config.Log.Watch(ctx, h.wakeTopic)
 		if ctx.Err() != nil {
 			return
@@ -164,7 +164,7 @@ func (h *Hub) watch(ctx context.Context) {
 		if err == nil {
 			err = errors.New("ended")
 		}
-		h.health.set("watch", fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
+		h.health.set(partWatch, fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
 		if time.Since(began) > time.Minute {
 			backoff = minBackoff
 		}
@@ -284,7 +284,7 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	h.health.set("memberships", err)
+	h.health.set(partMemberships, err)
 	return err
 }
 

@@ -55,7 +55,7 @@ func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(r) // the client has gone
 }
 
-// readiness asks the parts. Polling instead of being notified is slower, and no reason to take a process out of service.
+// readiness asks the parts.
 func (s *server) readiness() readiness {
 	r := readiness{Role: s.config.role, Reasons: []string{}, Degraded: []string{}}
 	if s.stopping.Load() {
@@ -64,13 +64,7 @@ func (s *server) readiness() readiness {
 	if s.relay != nil {
 		leading := s.relay.Leading()
 		r.Leader = &leading
-		for _, reason := range s.relay.Ready() {
-			if strings.HasPrefix(reason, "polling: ") {
-				r.Degraded = append(r.Degraded, "relay: "+reason)
-			} else {
-				r.Reasons = append(r.Reasons, "relay: "+reason)
-			}
-		}
+		r.sort("relay: ", s.relay.Ready())
 	}
 	if s.verifier != nil {
 		reasons, usable := s.verifier.Ready()
@@ -81,10 +75,23 @@ func (s *server) readiness() readiness {
 		}
 	}
 	if s.hub != nil {
+		r.sort("ws: ", s.reader.Ready())
 		for _, reason := range s.hub.Ready() {
 			r.Reasons = append(r.Reasons, "ws: "+strings.TrimPrefix(reason, "ws: "))
 		}
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// sort adds what a part says. Polling instead of being notified, and rebuilding what Redis evicts, are slower, and no reason to take a process out
+// of service.
+func (r *readiness) sort(part string, reasons []string) {
+	for _, reason := range reasons {
+		if strings.HasPrefix(reason, "polling: ") || strings.HasPrefix(reason, "eviction: ") {
+			r.Degraded = append(r.Degraded, part+reason)
+		} else {
+			r.Reasons = append(r.Reasons, part+reason)
+		}
+	}
 }

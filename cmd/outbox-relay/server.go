@@ -38,9 +38,10 @@ type server struct {
 	verifier *auth.Verifier // nil: ROLE=relay
 	pool     *pgxpool.Pool
 	redis    redis.UniversalClient
-	relay    *relay.Relay // nil: ROLE=ws
-	hub      *ws.Hub      // nil: ROLE=relay
-	fallback http.Handler // for the public listener beside /ws; nil: 404
+	reader   *relay.History // nil: ROLE=relay
+	relay    *relay.Relay   // nil: ROLE=ws
+	hub      *ws.Hub        // nil: ROLE=relay
+	fallback http.Handler   // for the public listener beside /ws; nil: 404
 
 	public, admin net.Listener // public is nil for ROLE=relay
 	stopping      atomic.Bool
@@ -147,13 +148,15 @@ func (s *server) newHub() (*ws.Hub, error) {
 		reasons, _ := verifier.Ready()
 		return float64(len(reasons))
 	}))
-	reader := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: c.recentTTL, LogLimit: c.logLimit, Logger: s.log})
+	s.reader = relay.NewHistory(relay.HistoryConfig{
+		Redis: s.redis, Pool: s.pool, RecentTTL: c.recentTTL, LogLimit: c.logLimit, Logger: s.log, Registerer: s.registry,
+	})
 	perUser := c.perUser
 	if perUser == 0 {
 		perUser = -1
 	}
 	return ws.New(ws.Config{
-		Log: history{reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
+		Log: history{s.reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
 		MaxCatchup: c.maxCatchup, PingInterval: c.pingInterval, PingTimeout: c.pingTimeout, AuthTimeout: c.authTimeout,
 		WriteTimeout: c.writeTimeout, ShutdownGrace: max(c.shutdownGrace, time.Millisecond), // 0 is the hub's default
 		MaxConnections: c.connections, MaxPerUser: perUser, MaxUnauthenticated: c.strangers, MessageRate: c.messages, MessageBurst: c.burst,

@@ -25,6 +25,8 @@ type TCPProxy struct {
 	latency time.Duration
 	segment int           // bytes per write; 0: as read
 	open    chan struct{} // closed while data flows; replaced by Blackhole
+
+	postgres, deaf bool // see Deafen
 }
 
 // Proxy starts a proxy to target (host:port) on a free port of 127.0.0.1. It ends with the test.
@@ -169,8 +171,8 @@ func (p *TCPProxy) serve(client net.Conn) {
 	}
 	defer p.remove(client, server)
 	var g errgroup.Group
-	g.Go(func() error { return p.copy(server, client) })
-	g.Go(func() error { return p.copy(client, server) })
+	g.Go(func() error { return p.copy(server, client, nil) })
+	g.Go(func() error { return p.copy(client, server, p.filter()) })
 	_ = g.Wait()
 }
 
@@ -200,13 +202,17 @@ func (p *TCPProxy) remove(conns ...net.Conn) {
 	}
 }
 
-// copy forwards until the end of src, then closes dst for writing; an error ends both.
-func (p *TCPProxy) copy(dst, src net.Conn) error {
+// copy forwards until the end of src, through the filter if there is one, then closes dst for writing; an error ends both.
+func (p *TCPProxy) copy(dst, src net.Conn, filter func([]byte) []byte) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			if werr := p.forward(dst, buf[:n]); werr != nil {
+			data := buf[:n]
+			if filter != nil {
+				data = filter(data)
+			}
+			if werr := p.forward(dst, data); werr != nil {
 				_, _ = src.Close(), dst.Close()
 				return werr
 			}
