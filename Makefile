@@ -36,7 +36,8 @@ check-generated: $(TOOLS)/sqlc ## that generated code is what sqlc would generat
 fmt: $(TOOLS)/gofumpt ## format all Go files
 	$(TOOLS)/gofumpt -w $(SOURCES)
 
-generate: $(TOOLS)/sqlc ## the code that sqlc writes
+generate: $(TOOLS)/sqlc ## what is made by sqlc, and from the catalog of events
+	UPDATE_GENERATED=1 $(GO) test -count=1 -run 'Fresh|Own' ./internal/catalog
 	$(TOOLS)/sqlc generate
 	UPDATE_GENERATED_SUM=1 $(GO) test -count=1 -run TestGeneratedCodeIsFresh ./internal/archtest
 
