@@ -2,7 +2,7 @@
 
 import type { Catalog } from "./catalog.js";
 import { connection } from "./connection.js";
-import type { Frame } from "./frames.js";
+import type { Frame, Gap } from "./frames.js";
 import { listeners, type Unsubscribe } from "./listeners.js";
 import { environment, type Options } from "./options.js";
 import { positions } from "./positions.js";
@@ -26,78 +26,71 @@ export interface Relay<C = Catalog> {
 
 /** connect connects to `/ws` of an outbox-relay server (`wss://…`, or `https://…`; relative in a browser) and stays connected until `close()`. */
 export function connect<C extends object = Catalog>(url: string | URL, options: Options): Relay<C> {
-  const address = new URL(url, globalThis.location?.href);
-  address.protocol = address.protocol.replace("http", "ws");
-  if (!(options.WebSocket ?? globalThis.WebSocket)) throw new TypeError("there is no WebSocket here: pass one as options.WebSocket, such as that of the package ws");
+  const address = `${new URL(url, globalThis.location?.href)}`.replace(/^http/, "ws");
+  const Socket = options.WebSocket ?? globalThis.WebSocket;
+  if (!Socket) throw new TypeError("no WebSocket here: set options.WebSocket");
   const env = environment(options);
   const cursor = positions(options.storage?.load());
   const filter = options.programs && new Set(options.programs);
   const programs = new Map<string, ReturnType<typeof program>>();
-  const statuses = listeners<Status>(env.report);
-  let member: readonly string[] = [];
+  const statuses = listeners<unknown>(env);
+  const none: readonly string[] = [];
+  let member = none; // until the server has said
   let status: Status = { state: "connecting" };
   let asked: string[] | undefined; // the filter that the server has been told on this connection
-  let user: { userId: string; role: string } | undefined; // undefined: the server hasn't said who one is
   let closed = false;
 
   const members = (next: readonly string[]) => {
     member = next;
-    statuses.emit(status);
+    statuses.emit(0);
   };
   const setStatus = (next: Status) => {
     status = next;
     if (next.state !== "live") asked = undefined;
-    for (const p of programs.values()) p.relay(next);
-    statuses.emit(next);
+    for (const p of programs.values()) p.relay(status); // a handler may have closed it meanwhile
+    statuses.emit(0);
   };
 
   const frame = (f: Frame) => {
-    const p = "programId" in f ? programs.get(f.programId) : undefined;
+    const p = programs.get((f as Gap).programId); // those that name none have none
     switch (f.type) {
       case "event":
         if (cursor.take(f)) p?.event(f);
         break;
       case "gap":
-        cursor.set(f.programId, String(BigInt(f.before) - 1n));
+        cursor.at.set(f.programId, `${BigInt(f.before) - 1n}`);
         p?.gap(f);
         break;
       case "joined":
-        cursor.set(f.programId, f.position);
+        cursor.at.set(f.programId, f.position);
         members([...member, f.programId]);
-        programs.get(f.programId)?.membership(true, true);
+        p?.member(true, true);
         break;
       case "left":
-        cursor.forget(f.programId);
-        p?.membership(false, true);
+        cursor.at.delete(f.programId);
+        p?.member(false, true);
         members(member.filter((id) => id !== f.programId));
         break;
       case "ready":
-        user = f;
-        for (const [id, p] of programs) p.membership(f.programs.includes(id), cursor.knows(id));
+        for (const [id, p] of programs) p.member(f.programs.includes(id), cursor.knows(id));
         members(f.programs);
         break;
       case "live":
-        if (user) setStatus({ state: "live", userId: user.userId, role: user.role });
+      case "position":
+        if (f.position) cursor.checkpoint(f.position, asked);
     }
-    if ((f.type === "live" || f.type === "position") && f.position) cursor.checkpoint(f.position, asked);
   };
 
-  statuses.add((s) => s.state === "closed" && wantsLogin(s.code) && options.onLogin?.(s));
-  const line = connection(address.href, options, env, {
+  statuses.add(() => status.state === "closed" && wantsLogin(status.code) && options.onLogin?.(status));
+  const line = connection(address, Socket, options, env, {
     ask: () => ({ since: cursor.all(), programs: (asked = filter && [...filter]) }),
     frame,
-    flush() {
-      try {
-        options.storage?.save(cursor.all());
-      } catch (error) {
-        env.report(error);
-      }
-    },
+    flush: () => env.call(() => options.storage?.save(cursor.all()), 0),
     status: setStatus,
   });
 
   const wake = () => {
-    if (globalThis.document?.visibilityState !== "hidden") line.wake();
+    if (!globalThis.document?.hidden) line.wake();
   };
   const outside = (change: "addEventListener" | "removeEventListener") => {
     globalThis[change]?.("online", wake); // Node has neither
@@ -113,20 +106,20 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
     get programs() {
       return member;
     },
-    onStatus: (handler) => statuses.add(handler, status),
+    onStatus: (handler) => statuses.add(() => handler(status), 1),
     program(id, { state } = {}) {
       let p = programs.get(id);
       if (!p) {
-        if (!/^[A-Za-z0-9][\w.:-]{0,127}$/.test(id)) throw new TypeError(`program id ${JSON.stringify(id)}: 1 to 128 of A-Z a-z 0-9 . _ : -`);
+        if (!id) throw new TypeError("program: the id is missing");
         p = program(id, env, cursor.saw);
         programs.set(id, p);
-        p.load(state);
         p.relay(status);
         if (filter && !filter.has(id)) {
           filter.add(id);
           queueMicrotask(() => asked && !asked.includes(id) && line.start());
-        } else if (user) p.membership(member.includes(id), true);
-      } else p.load(state);
+        } else if (member !== none) p.member(member.includes(id), true);
+      }
+      p.load(state);
       return p.handle;
     },
     reconnect() {

@@ -2,13 +2,13 @@
 
 import { backoff } from "./backoff.js";
 import type { Frame } from "./frames.js";
-import { alarm, type Env, type Options, type WebSocketLike } from "./options.js";
-import { renewal } from "./renewal.js";
+import { alarm, type Env, type Options, type WebSocketClass, type WebSocketLike } from "./options.js";
+import { expiryOf, renewal } from "./renewal.js";
 import { isFinal, type Status } from "./status.js";
 import { watchdog } from "./watchdog.js";
 
 const connectTime = 20_000; // from the token callback to `ready`
-const settled = 10_000; // live for so long: the next loss isn't another failed try
+const settled = 30_000; // a try that lasted for so long hasn't failed
 
 /** What the connection asks and tells. */
 export interface Peer {
@@ -20,15 +20,16 @@ export interface Peer {
   status(status: Status): void;
 }
 
-export const connection = (url: string, options: Options, env: Env, peer: Peer) => {
+export const connection = (url: string, Socket: WebSocketClass, options: Options, env: Env, peer: Peer) => {
   let socket: WebSocketLike | undefined;
   let attempt = 0; // what belongs to an older one is of no interest
   let ready = false;
-  let liveAt = 0;
+  let began = 0; // the last try
+  let tries = 0; // that have failed
   let fresh = false; // the last token has expired, or is about to
   let refusal = ""; // code of the error frame
+  let user: Frame & { type: "ready" };
   let status: Status;
-  const wait = backoff(env.random);
 
   const say = (next: Status) => {
     status = next;
@@ -51,51 +52,49 @@ export const connection = (url: string, options: Options, env: Env, peer: Peer) 
   };
   const lose = (code = 1006) => {
     drop();
-    if (liveAt && env.now() - liveAt > settled) wait.reset();
-    liveAt = 0;
-    const ms = wait.next() + (code === 4013 ? 5000 : 0);
+    if (env.clock.now() - began > settled) tries = 0;
+    const ms = backoff(env.random, tries++) + (code === 4013 ? 5000 : 0);
     timer(ms);
-    say({ state: "waiting", retryAt: env.now() + ms, code });
+    say({ state: "waiting", retryAt: env.clock.now() + ms, code });
   };
   const timer = alarm(env, () => (status.state === "waiting" ? start() : lose()));
 
-  // Resolves to nothing if there is no token, and that has been dealt with.
-  const token = async () => {
+  // Fetches a token and uses it.
+  const token = async (use: (jwt: string) => void) => {
     const mine = attempt;
     try {
       const jwt = await options.token({ fresh });
       if (mine !== attempt) return;
       fresh = false;
-      if (jwt) return jwt;
-      end(4501, "auth_required");
+      if (jwt) use(jwt);
+      else end(4501, "auth_required");
     } catch (error) {
       if (mine !== attempt) return;
       env.report(error);
-      if (!ready) lose();
+      if (!ready) lose(); // else the renewal is tried again
     }
-    return;
   };
-  const auth = (jwt: string, more?: object) => send({ type: "auth", token: jwt, ...more });
-  const renewals = renewal(env, async () => {
+  const renewals = renewal(env, () => {
     fresh = true;
-    const jwt = await token();
-    if (jwt) auth(jwt);
-    return jwt;
+    token((jwt) => {
+      send({ type: "auth", token: jwt });
+      renewals.until(expiryOf(jwt));
+    });
   });
   const guard = watchdog(env, () => send({ type: "ping" }), lose);
 
-  const start = async () => {
+  const start = () => {
     drop();
     refusal = "";
+    began = env.clock.now();
     timer(connectTime);
     say({ state: "connecting" });
-    const jwt = await token();
-    if (jwt) open(jwt);
+    token(open);
   };
   const open = (jwt: string) => {
-    const s = new (options.WebSocket ?? WebSocket)(url);
+    const s = new Socket(url);
     socket = s;
-    s.onopen = () => s === socket && auth(jwt, { batch: true, ...peer.ask() });
+    s.onopen = () => s === socket && send({ type: "auth", token: jwt, batch: true, ...peer.ask() });
     s.onerror = () => {}; // a close follows
     s.onclose = ({ code }: { code: number }) => {
       if (s !== socket) return;
@@ -116,15 +115,16 @@ export const connection = (url: string, options: Options, env: Env, peer: Peer) 
     };
   };
   const take = (frame: Frame) => {
+    if (frame.type === "error") refusal = frame.code;
     if (frame.type === "ready") {
-      renewals.until(Date.parse(frame.tokenExpiresAt));
+      user = frame;
+      renewals.until(Date.parse(user.tokenExpiresAt));
       if (!ready) guard.start();
       ready = true;
       timer();
     }
-    if (frame.type === "live") liveAt = env.now();
-    if (frame.type === "error") refusal = frame.code;
     peer.frame(frame);
+    if (frame.type === "live") say({ state: "live", userId: user.userId, role: user.role });
   };
 
   return {

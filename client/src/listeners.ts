@@ -1,23 +1,18 @@
 // A list of callbacks that can't hurt each other.
 
+import type { Env } from "./options.js";
+
 /** Takes a handler off again. */
 export type Unsubscribe = () => void;
 
-export const listeners = <T>(report: (error: unknown) => void) => {
+export const listeners = <T>({ call }: Env) => {
   const all = new Set<(value: T) => unknown>();
-  const call = (run: (value: T) => unknown, value: T) => {
-    try {
-      (run(value) as Promise<unknown> | undefined)?.catch?.(report);
-    } catch (error) {
-      report(error);
-    }
-  };
   return {
-    /** Each call counts for itself, also with a function that is there already. With a value, it is called with that at once. */
+    /** Each call counts for itself, also with a function that is there already. With a value, that is handed to it at once. */
     add(run: (value: T) => unknown, now?: T): Unsubscribe {
       const own = (value: T) => run(value);
       all.add(own);
-      if (now !== undefined) call(own, now);
+      if (now) call(own, now);
       return () => {
         all.delete(own);
       };

@@ -14,19 +14,14 @@ export interface PositionStore {
 export interface Clock {
   now(): number;
   setTimeout(run: () => void, ms: number): unknown;
-  // biome-ignore lint/suspicious/noExplicitAny: a number in browsers, an object in Node
   clearTimeout(timer: any): void;
 }
 
 /** What is used of a WebSocket: the browser's, Node's, that of `ws` or a fake. */
 export interface WebSocketLike {
-  // biome-ignore lint/suspicious/noExplicitAny: each library has its own event types
   onopen: ((event: any) => void) | null;
-  // biome-ignore lint/suspicious/noExplicitAny: as above
   onmessage: ((event: any) => void) | null;
-  // biome-ignore lint/suspicious/noExplicitAny: as above
   onclose: ((event: any) => void) | null;
-  // biome-ignore lint/suspicious/noExplicitAny: as above
   onerror: ((event: any) => void) | null;
   send(data: string): void;
   close(): void;
@@ -63,28 +58,45 @@ export interface Options {
 }
 
 /** The surroundings with the defaults filled in. */
-export interface Env extends Clock {
+export interface Env {
+  clock: Clock;
   random(): number;
   report(error: unknown): void;
+  /** Calls what the application gave; what it throws, at once or as a promise, is reported. */
+  call<T>(run: (value: T) => unknown, value: T): void;
 }
 
-export const environment = ({ clock, random, onError }: Options): Env => ({
-  now: () => (clock ?? Date).now(),
-  setTimeout: (run, ms) => (clock ? clock.setTimeout(run, ms) : setTimeout(run, ms)),
-  clearTimeout: (timer) => (clock ? clock.clearTimeout(timer) : clearTimeout(timer)),
-  random: random ?? Math.random,
-  report(error) {
+const system: Clock = {
+  now: () => Date.now(),
+  setTimeout: (run, ms) => setTimeout(run, ms),
+  clearTimeout: (timer) => clearTimeout(timer),
+};
+
+export const environment = ({ clock = system, random = Math.random, onError }: Options): Env => {
+  const report = (error: unknown) => {
     try {
       (onError ?? globalThis.reportError ?? console.error)(error);
-    } catch {} // the one who is told of errors has none to tell
-  },
-});
+    } catch {} // the one who is told of errors has nobody to tell
+  };
+  return {
+    clock,
+    random,
+    report,
+    call(run, value) {
+      try {
+        (run(value) as Promise<unknown> | undefined)?.catch?.(report);
+      } catch (error) {
+        report(error);
+      }
+    },
+  };
+};
 
 /** One timer: called with a time in ms it replaces what was set, without one it stops. Longer than 24 days becomes 24 days. */
-export const alarm = (env: Clock, run: () => void) => {
+export const alarm = ({ clock }: Env, run: () => void) => {
   let timer: unknown;
   return (ms?: number) => {
-    env.clearTimeout(timer);
-    timer = ms === undefined ? ms : env.setTimeout(run, Math.min(ms, 2 ** 31 - 1));
+    clock.clearTimeout(timer);
+    timer = ms === undefined ? ms : clock.setTimeout(run, Math.min(ms, 2 ** 31 - 1));
   };
 };

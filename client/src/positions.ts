@@ -4,23 +4,17 @@ import type { AnyEvent } from "./frames.js";
 
 const remembered = 1000; // events known by id and timestamp, of all programs together
 
-/** later compares positions: whole numbers of any length, in decimal digits. */
-export const later = (a: string, b: string) => a.length > b.length || (a.length === b.length && a > b);
+const later = (a: string, b: string) => BigInt(a) > BigInt(b);
 
 /** positions holds the newest position by program; `"*"` is a checkpoint for all programs that aren't named. */
 export const positions = (saved: Record<string, string> = {}) => {
   const at = new Map(Object.entries(saved));
   const seen = new Set<string>(); // "id timestamp", oldest first
   return {
+    at,
     /** For `since`. */
     all: () => Object.fromEntries(at),
     knows: (program: string) => at.has(program) || at.has("*"),
-    set(program: string, position: string) {
-      at.set(program, position);
-    },
-    forget(program: string) {
-      at.delete(program);
-    },
     /**
      * Everything up to `position` has been received, of all programs or, with a filter, of those in it. Then it is noted for each: for
      * a program that joins the filter later it would say too much.
@@ -42,10 +36,7 @@ export const positions = (saved: Record<string, string> = {}) => {
       const key = `${id} ${timestamp}`;
       if (seen.has(key)) return false;
       seen.add(key);
-      for (const oldest of seen) {
-        if (seen.size <= remembered) break;
-        seen.delete(oldest);
-      }
+      if (seen.size > remembered) seen.delete(seen.values().next().value as string);
       return true;
     },
     /** Whether one of the last events had this id. */

@@ -6,7 +6,7 @@ import type { AnyEvent, Gap, NameOf, RelayEvent } from "./frames.js";
 import { listeners, type Unsubscribe } from "./listeners.js";
 import { alarm, type Env } from "./options.js";
 import type { ProgramStatus, Status } from "./status.js";
-import { type End, stream } from "./stream.js";
+import { stream } from "./stream.js";
 
 const maxHeld = 10_000; // events that wait for `state`
 
@@ -42,23 +42,15 @@ export interface Program<C = Catalog> extends AsyncIterable<RelayEvent<C>> {
   [Symbol.asyncIterator](): AsyncGenerator<RelayEvent<C>, void, void>;
 }
 
-interface Waiter {
-  id: string;
-  loads: number; // that had begun when it came
-  settle(error?: Error): void;
-}
-
 const absent: ProgramStatus = { state: "absent" };
 const loading: ProgramStatus = { state: "loading" };
 
 /** program returns the application's side of a program and the relay's. `saw` tells whether an id was among the last events. */
 export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
-  const events = listeners<AnyEvent>(env.report);
-  const gaps = listeners<Gap>(env.report);
-  const statuses = listeners<ProgramStatus>(env.report);
-  const streams = new Set<(end: End) => void>();
-  const waiters = new Set<Waiter>();
-  const wait = backoff(env.random);
+  const events = listeners<AnyEvent>(env);
+  const gaps = listeners<Gap>(env);
+  const statuses = listeners<unknown>(env);
+  const loaded = listeners<number>(env); // which of the loads
   let state: ProgramOptions["state"];
   let relay: Status = { state: "connecting" };
   let status: ProgramStatus = relay;
@@ -66,38 +58,41 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
   let held: AnyEvent[] | undefined; // until state has been loaded
   let busy = false; // state is running
   let loads = 0;
+  let tries = 0; // of state that have failed
   let stale = false; // a gap came while it ran
 
   const update = () => {
     const next = relay.state !== "live" ? relay : !member ? absent : held ? loading : relay;
-    if (next !== status) statuses.emit((status = next));
+    if (next === status) return;
+    status = next;
+    statuses.emit(0); // each handler reads it: an earlier one may have changed it
   };
-  const hand = (event: AnyEvent) => {
-    events.emit(event);
-    for (const w of waiters) if (w.id === event.id) w.settle();
-  };
-
+  const onClose = (end: (error: Error, quiet: boolean) => void) =>
+    statuses.add(
+      () => status.state === "closed" && end(new Error(`relay closed: ${status.code} ${status.reason}`), status.code === 1000),
+      1,
+    );
   const run = async () => {
     const mine = ++loads;
     retry();
     busy = true;
     stale = false;
-    let failed = false;
+    let failed = 1;
     try {
       await state?.();
+      failed = 0;
     } catch (error) {
-      failed = true;
       env.report(error);
     }
     busy = false;
+    tries = failed && tries + 1;
     if (!held || relay.state === "closed") return;
     if (stale) return run();
-    if (failed) return retry(wait.next());
-    wait.reset();
+    if (failed) return retry(backoff(env.random, tries));
     const ready = held;
     held = undefined;
-    ready.forEach(hand);
-    for (const w of waiters) if (w.loads < mine || saw(w.id)) w.settle();
+    for (const e of ready) if (status.state !== "closed") events.emit(e);
+    loaded.emit(mine);
     update();
   };
   const retry = alarm(env, () => void run());
@@ -119,35 +114,33 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     get status() {
       return status;
     },
-    on: (name: string, handler: (event: any) => unknown) => events.add((e) => (name === "*" || name === e.event ? handler(e) : 0)),
+    on: (name: string, handler: (event: any) => unknown) => events.add((e) => (name === "*" || name === e.event) && handler(e)),
     onGap: (handler) => gaps.add(handler),
-    onStatus: (handler) => statuses.add(handler, status),
+    onStatus: (handler) => statuses.add(() => handler(status), 1),
     waitFor: (eventId, { timeout = 10_000 } = {}) =>
       new Promise((resolve, reject) => {
-        const wanted = String(eventId);
-        if (!held && saw(wanted)) return resolve();
-        const timer = alarm(env, () => waiter.settle(new Error(`event ${wanted} of program ${id} hasn't come within ${timeout} ms`)));
-        const waiter: Waiter = {
-          id: wanted,
-          loads,
-          settle(error) {
-            waiters.delete(waiter);
-            timer();
-            if (error) reject(error);
-            else resolve();
-          },
+        const wanted = `${eventId}`;
+        const before = loads;
+        const offs: Unsubscribe[] = [];
+        const settle = (error?: Error) => {
+          timer();
+          offs.forEach((off) => off());
+          if (error) reject(error);
+          else resolve();
         };
-        waiters.add(waiter);
+        const timer = alarm(env, () => settle(new Error(`event ${wanted} hasn't come in ${timeout} ms`)));
+        if (!held && saw(wanted)) return settle();
         timer(timeout);
+        offs.push(
+          events.add((e) => e.id === wanted && settle()),
+          loaded.add((load) => (load > before || saw(wanted)) && settle()),
+          onClose(settle),
+        );
       }),
     [Symbol.asyncIterator]: () =>
       stream<any>((take, end) => {
-        streams.add(end);
-        const off = events.add(take);
-        return () => {
-          off();
-          streams.delete(end);
-        };
+        const offs = [events.add(take), onClose(end)];
+        return () => offs.forEach((off) => off());
       }),
   };
 
@@ -161,12 +154,12 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
       update();
     },
     event(event: AnyEvent) {
-      if (!held) hand(event);
+      if (!held) events.emit(event);
       else if (held.push(event) > maxHeld) load();
     },
     gap: lack,
     /** Whether the user is a member; `known`: the server was told from where to go on. */
-    membership(now: boolean, known: boolean) {
+    member(now: boolean, known: boolean) {
       const before = member;
       member = now;
       if (!now) {
@@ -179,12 +172,8 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     },
     relay(next: Status) {
       relay = next;
+      if (next.state === "closed") retry();
       update();
-      if (next.state !== "closed") return;
-      retry();
-      const error = new Error(`the relay is closed (${next.code} ${next.reason})`);
-      for (const w of waiters) w.settle(error);
-      for (const end of streams) end(next.code === 1000 ? {} : { error });
     },
   };
 };

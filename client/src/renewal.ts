@@ -2,45 +2,42 @@
 
 import { alarm, type Env } from "./options.js";
 
-const least = 5_000; // between two renewals
+const again = 10_000; // after a renewal that brought no token
 
-/** expiryOf returns a JWT's `exp` in ms since 1970, or NaN for what isn't one. */
-const expiryOf = (jwt: string) => {
+/** expiryOf returns a JWT's `exp` in ms since 1970, or 0 for what isn't one. */
+export const expiryOf = (jwt: string): number => {
   try {
-    return JSON.parse(atob((jwt.split(".")[1] ?? "").replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000;
+    return JSON.parse(atob(String(jwt.split(".")[1]).replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000;
   } catch {
-    return Number.NaN;
+    return 0;
   }
 };
 
 /**
- * renewal calls `renew` a minute before the expiry, or when a fifth of what remains is left. `renew` resolves to the new token, or to
- * nothing if there is none yet: then it is called again 5 s later. By a clock that says that an accepted token has expired, nothing can
- * be planned: the server will close then.
+ * renewal calls `renew` a minute before the expiry, or when a fifth of what was left is left; and again every 10 s until it is told of a
+ * new expiry. By a clock that says that an accepted token has expired nothing can be planned: the server will close then.
  */
-export const renewal = (env: Env, renew: () => Promise<string | undefined>) => {
-  let due = 0; // 0: none
-  const timer = alarm(env, async () => {
-    if (due > env.now()) return check(); // further ahead than a timer goes
-    plan(0);
-    const token = await renew();
-    if (token) until(expiryOf(token));
-    else plan(least);
-  });
-  const check = () => timer(due ? Math.max(0, due - env.now()) : undefined);
+export const renewal = (env: Env, renew: () => void) => {
+  let due = 0;
   const plan = (ms: number) => {
-    due = ms && env.now() + ms;
-    check();
+    due = env.clock.now() + ms;
+    timer(ms);
   };
-  const until = (expiry: number) => {
-    const left = expiry - env.now();
-    plan(left > 0 ? Math.max(least, left - Math.min(60_000, left / 5)) : 0);
+  const check = () => {
+    const left = due - env.clock.now();
+    if (left > 0) return timer(left);
+    plan(again);
+    renew();
   };
+  const timer = alarm(env, check);
   return {
-    /** The token expires at this time, in ms since 1970. */
-    until,
     /** After a sleep timers are late: look at the clock. */
     check,
-    stop: () => plan(0),
+    /** The token expires at this time, in ms since 1970. */
+    until(expiry: number) {
+      const left = expiry - env.clock.now();
+      plan(left > 0 ? Math.max(1000, left * 0.8, left - 60_000) : 1 / 0);
+    },
+    stop: () => timer(),
   };
 };

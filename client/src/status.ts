@@ -28,7 +28,7 @@ export type ProgramStatus =
   | { readonly state: "loading" };
 
 /** isFinal reports whether a close code says not to try again. */
-export const isFinal = (code: number) => (code >= 4500 && code < 5000) || [1002, 1003, 1007, 1009].includes(code);
+export const isFinal = (code: number) => /^(4[5-9]..|100[2379])$/.test(`${code}`);
 
 /** wantsLogin reports whether a new login would help. */
 export const wantsLogin = (code: number) => code === 4500 || code === 4501;

@@ -8,35 +8,32 @@ const answer = 5_000; // without an answer: dead. Also the shortest time between
 /** watchdog asks by `ping` after 25 s of silence and calls `dead` when nothing has come 5 s after that. */
 export const watchdog = (env: Env, ping: () => void, dead: () => void) => {
   let heard = 0;
-  let asked = 0; // when, if that hasn't been answered
+  let asked = false; // and not answered
   let last = 0; // ping
-  const timer = alarm(env, () => {
-    const now = env.now();
-    if (!asked) {
-      if (now - heard < silence) timer(silence - now + heard);
-      else ask();
-    } else if (now - asked < answer) timer(answer - now + asked);
-    else dead();
-  });
   const ask = () => {
-    asked = last = env.now();
+    asked = true;
+    last = env.clock.now();
     timer(answer);
     ping();
   };
+  const check = () => {
+    const left = heard + silence - env.clock.now();
+    if (asked) dead();
+    else if (left > 0) timer(left);
+    else ask();
+  };
+  const timer = alarm(env, check);
   return {
     /** A message has come. */
     hear() {
-      heard = env.now();
-      asked = 0;
+      heard = env.clock.now();
+      asked = false;
     },
-    start: () => timer(silence),
+    start: check,
     /** Ask now, unless that has just been done. */
     probe() {
-      if (env.now() - last >= answer) ask();
+      if (env.clock.now() - last >= answer) ask();
     },
-    stop() {
-      asked = 0;
-      timer();
-    },
+    stop: () => timer(),
   };
 };
