@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build client test test-long test-browser test-client check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -18,6 +18,9 @@ dev: build ## everything on this machine: services, relay, WebSocket server, dem
 build: ## the binary, in bin/
 	$(GO) build -o bin/outbox-relay ./cmd/outbox-relay
 
+client: ## the browser client: its package, and the one file of it that is committed
+	cd client && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run build --silent
+
 test: check-fmt ## all tests in small sizes, with what they need, in under 5 minutes
 	$(RUN) $(GO) test -race -timeout 4m ./...
 
@@ -26,6 +29,9 @@ test-long: lint check-generated ## the full sizes, linters and generated code, i
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
+
+test-client: build ## the browser client: types, lint, size, package, under a fake clock and against the server
+	scripts/client-test
 
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/outboxrelay/outboxrelay/client"
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
 
@@ -51,7 +52,7 @@ type app struct {
 	sessions *sessions
 }
 
-// Handler serves the page at /, the demo's sign-in at /demo/ and the JSON API below /api/. Requests that another site's page makes are
+// Handler serves the page at /, the browser client at /outbox-relay.js, the demo's sign-in at /demo/ and the JSON API below /api/. Requests that another site's page makes are
 // refused, and so is every API call without the bearer token of a sign-in.
 //
 // The page expects the WebSocket at /ws of the same host. Errors are {"error": "…"} with a fitting status.
@@ -62,6 +63,7 @@ func Handler(cfg Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", page())
+	mux.Handle("GET "+client.Path, client.Handler())
 	mux.HandleFunc("GET /demo/users", a.users)
 	mux.HandleFunc("POST /demo/token", a.signIn)
 	mux.HandleFunc("GET /api/state", a.state)

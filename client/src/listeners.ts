@@ -1,0 +1,25 @@
+// A list of callbacks that can't hurt each other.
+
+import type { Env } from "./options.js";
+
+/** Takes a handler off again. */
+export type Unsubscribe = () => void;
+
+export const listeners = <T>({ call }: Env) => {
+  const all = new Set<(value: T) => unknown>();
+  return {
+    /** Each call counts for itself, also with a function that is there already. With a value, that is handed to it at once. */
+    add(run: (value: T) => unknown, now?: T): Unsubscribe {
+      const own = (value: T) => run(value);
+      all.add(own);
+      if (now) call(own, now);
+      return () => {
+        all.delete(own);
+      };
+    },
+    /** Those added meanwhile aren't called, nor those taken off. */
+    emit(value: T) {
+      for (const run of [...all]) if (all.has(run)) call(run, value);
+    },
+  };
+};
