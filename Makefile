@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build client test test-long test-browser test-client check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build client test test-long test-browser test-client screenshots check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -29,6 +29,9 @@ test-long: lint check-generated ## the full sizes, linters and generated code, i
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
+
+screenshots: build ## the pictures of the demo page in docs/
+	scripts/browser-test screenshots.js
 
 test-client: build ## the browser client: types, lint, size, package, under a fake clock and against the server
 	scripts/client-test
