@@ -116,7 +116,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
         p.relay(status);
         if (filter && !filter.has(id)) {
           filter.add(id);
-          queueMicrotask(() => asked && !asked.includes(id) && line.start());
+          queueMicrotask(() => asked && line.start()); // the first one's start clears it
         } else if (member !== none) p.member(member.includes(id), true);
       }
       p.load(state);

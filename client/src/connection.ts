@@ -1,4 +1,5 @@
 // One connection after the other, for as long as the relay lives: token, socket, `auth`, watchdog, renewal, and the wait in between.
+// Functions over shared variables, here and elsewhere in the core: the names of a class's members would not be minified.
 
 import { backoff } from "./backoff.js";
 import type { Frame } from "./frames.js";

@@ -8,13 +8,12 @@ export type Unsubscribe = () => void;
 export const listeners = <T>({ call }: Env) => {
   const all = new Set<(value: T) => unknown>();
   return {
-    /** Each call counts for itself, also with a function that is there already. With a value, that is handed to it at once. */
+    /** `run` must be a function that isn't there already. With a value, that is handed to it at once. */
     add(run: (value: T) => unknown, now?: T): Unsubscribe {
-      const own = (value: T) => run(value);
-      all.add(own);
-      if (now) call(own, now);
+      all.add(run);
+      if (now) call(run, now);
       return () => {
-        all.delete(own);
+        all.delete(run);
       };
     },
     /** Those added meanwhile aren't called, nor those taken off. */

@@ -115,7 +115,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
       return status;
     },
     on: (name: string, handler: (event: any) => unknown) => events.add((e) => (name === "*" || name === e.event) && handler(e)),
-    onGap: (handler) => gaps.add(handler),
+    onGap: (handler) => gaps.add((gap) => handler(gap)),
     onStatus: (handler) => statuses.add(() => handler(status), 1),
     waitFor: (eventId, { timeout = 10_000 } = {}) =>
       new Promise((resolve, reject) => {
@@ -139,7 +139,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
       }),
     [Symbol.asyncIterator]: () =>
       stream<any>((take, end) => {
-        const offs = [events.add(take), onClose(end)];
+        const offs = [events.add((e) => take(e)), onClose(end)];
         return () => offs.forEach((off) => off());
       }),
   };

@@ -1,8 +1,9 @@
 // A relay inside the test process, for unit tests of a front end: it speaks the protocol of docs/PROTOCOL.md to the real client.
 
 import type { Catalog } from "./catalog.js";
+import { FakeSocket } from "./fakesocket.js";
 import type { Gap, NameOf, RelayEvent } from "./frames.js";
-import type { WebSocketClass, WebSocketLike } from "./options.js";
+import type { WebSocketClass } from "./options.js";
 
 /** What `fakeRelay` takes. */
 export interface FakeOptions {
@@ -50,167 +51,143 @@ export interface FakeRelay<C = Catalog> {
   connected(): Promise<void>;
 }
 
-interface Connection {
-  socket: WebSocketLike;
-  live: boolean;
-  send(...frames: object[]): void;
-  close(code: number): void;
-}
-
 /** fakeRelay returns a relay with one user and no events. */
 export function fakeRelay<C extends object = Catalog>(options: FakeOptions = {}): FakeRelay<C> {
-  const { userId = "u1", role = "member", tokenLife = 3_600_000, maxCatchup = 50, now = Date.now } = options;
-  const programs = new Set(options.programs);
-  const received: Record<string, unknown>[] = [];
-  const open = new Set<Connection>();
-  const waiting: (() => void)[] = [];
-  const log: RelayEvent<any, any>[] = [];
-  let position = BigInt(now()) * 1000n;
-  let oldest = position; // what lies before is forgotten
-  let lastId = 0;
-  let away = false;
-  let silent = false;
+  return new Fake<C>(options);
+}
 
-  const filters = new Map<Connection, string[] | undefined>();
-  const next = () => `${++position}`;
-  const seenBy = (c: Connection, program: string) => c.live && (filters.get(c)?.includes(program) ?? true);
-  const tell = (program: string, frame: object) => {
-    for (const c of [...open]) if (seenBy(c, program)) c.send(frame);
-  };
+class Fake<C> implements FakeRelay<C> {
+  readonly WebSocket: WebSocketClass;
+  readonly received: Record<string, unknown>[] = [];
+  readonly #options;
+  readonly #programs: Set<string>;
+  readonly #open = new Set<FakeSocket>();
+  readonly #members = new Map<FakeSocket, string[] | undefined>(); // the authenticated ones, with their filter
+  readonly #log: RelayEvent<any, any>[] = [];
+  #waiting: (() => void)[] = [];
+  #position: bigint;
+  #oldest: bigint; // what lies before is forgotten
+  #lastId = 0;
+  #away = false;
+  #silent = false;
 
-  const authenticate = (c: Connection, frame: Record<string, unknown>) => {
-    if (c.live) return; // a renewal
-    const filter = frame.programs as string[] | undefined;
-    const since = (typeof frame.since === "string" ? { "*": frame.since } : (frame.since ?? {})) as Record<string, string>;
-    const mine = [...programs].filter((p) => filter?.includes(p) ?? true);
-    filters.set(c, filter);
-    c.live = true;
-    const out: object[] = [{ type: "ready", userId, role, programs: mine, tokenExpiresAt: new Date(now() + tokenLife).toISOString() }];
-    for (const p of mine) {
-      const after = since[p] ?? since["*"];
-      if (after === undefined) continue;
-      const missed = log.filter((e) => e.programId === p && BigInt(e.position) > BigInt(after));
-      const sent = missed.slice(-maxCatchup);
-      const reason =
-        BigInt(after) > position ? "unknown_position" : BigInt(after) < oldest ? "expired" : sent.length < missed.length ? "limit" : "";
-      const before = sent[0]?.position ?? `${position + 1n}`;
-      if (reason) out.push({ type: "gap", programId: p, reason, before, ...(reason === "unknown_position" ? {} : { after }) });
-      out.push(...sent);
-    }
-    c.send(...out, { type: "live", position: `${position}` });
-    for (const resolve of waiting.splice(0)) resolve();
-  };
-
-  const accept = (socket: WebSocketLike): Connection => {
-    let closed = false;
-    const c: Connection = {
-      socket,
-      live: false,
-      send(...frames) {
-        if (!closed && !silent) socket.onmessage?.({ data: JSON.stringify(frames.length === 1 ? frames[0] : frames) });
-      },
-      close(code) {
-        if (closed) return;
-        closed = true;
-        open.delete(c);
-        filters.delete(c);
-        socket.onclose?.({ code, reason: "" });
+  constructor(options: FakeOptions) {
+    this.#options = { userId: "u1", role: "member", tokenLife: 3_600_000, maxCatchup: 50, now: Date.now, ...options };
+    this.#programs = new Set(options.programs);
+    this.#position = this.#oldest = BigInt(this.#options.now()) * 1000n;
+    const host = {
+      accept: (socket: FakeSocket) => !this.#away && !!this.#open.add(socket),
+      receive: (socket: FakeSocket, frame: Record<string, unknown>) => this.#receive(socket, frame),
+      gone: (socket: FakeSocket) => {
+        this.#open.delete(socket);
+        this.#members.delete(socket);
       },
     };
-    open.add(c);
-    return c;
-  };
+    this.WebSocket = class extends FakeSocket {
+      constructor(_url: string) {
+        super(host);
+      }
+    };
+  }
 
-  class FakeWebSocket implements WebSocketLike {
-    onopen: ((event: any) => void) | null = null;
-    onmessage: ((event: any) => void) | null = null;
-    onclose: ((event: any) => void) | null = null;
-    onerror: ((event: any) => void) | null = null;
-    #connection: Connection | undefined;
-    #gone = false;
-    constructor(_url: string) {
-      queueMicrotask(() => {
-        if (this.#gone) return;
-        if (away) {
-          this.onerror?.({});
-          this.onclose?.({ code: 1006, reason: "" });
-          return;
-        }
-        this.#connection = accept(this);
-        this.onopen?.({});
-      });
-    }
-    send(data: string) {
-      const c = this.#connection;
-      if (!c || silent) return;
-      const frame: Record<string, unknown> = JSON.parse(data);
-      received.push(frame);
-      queueMicrotask(() => {
-        if (frame.type === "ping") c.send({ type: "pong" });
-        else authenticate(c, frame);
-      });
-    }
-    close() {
-      this.#gone = true;
-      this.#connection?.close(1000);
+  get connections() {
+    return this.#members.size;
+  }
+
+  emit<K extends NameOf<C>>(program: string, event: K, data: C[K], extra?: Extra) {
+    const timestamp = new Date(this.#options.now()).toISOString();
+    const frame = { type: "event", id: `${++this.#lastId}`, position: this.#next(), event, programId: program, data, timestamp, ...extra };
+    this.#log.push(frame as RelayEvent<any, any>);
+    if (this.#programs.has(program)) this.#tell(program, frame);
+    return frame as never;
+  }
+
+  gap(program: string, reason: Gap["reason"] = "limit") {
+    this.#tell(program, { type: "gap", programId: program, reason, before: this.#next() });
+  }
+
+  forget() {
+    this.#log.length = 0;
+    this.#oldest = ++this.#position;
+  }
+
+  join(program: string) {
+    if (this.#programs.has(program)) return;
+    this.#programs.add(program);
+    this.#tell(program, { type: "joined", programId: program, position: this.#next() });
+  }
+
+  kick(program: string) {
+    if (this.#programs.delete(program)) this.#tell(program, { type: "left", programId: program, position: this.#next() });
+  }
+
+  drop(code = 1006, error?: string) {
+    for (const socket of [...this.#open]) {
+      if (error) this.#send(socket, { type: "error", code: error, message: error });
+      socket.shut(code);
     }
   }
 
-  const drop = (code = 1006, error?: string) => {
-    for (const c of [...open]) {
-      if (error) c.send({ type: "error", code: error, message: error });
-      c.close(code);
-    }
-  };
+  expire() {
+    this.drop(4001, "token_expired");
+  }
 
-  return {
-    WebSocket: FakeWebSocket,
-    received,
-    get connections() {
-      return [...open].filter((c) => c.live).length;
-    },
-    emit(program, event, data, extra) {
-      const frame = {
-        type: "event",
-        id: `${++lastId}`,
-        position: next(),
-        event,
-        programId: program,
-        data,
-        timestamp: new Date(now()).toISOString(),
-        ...extra,
-      } as const;
-      log.push(frame);
-      if (programs.has(program)) tell(program, frame);
-      return frame as never;
-    },
-    gap: (program, reason = "limit") => tell(program, { type: "gap", programId: program, reason, before: next() }),
-    forget() {
-      log.length = 0;
-      oldest = ++position;
-    },
-    join(program) {
-      if (programs.has(program)) return;
-      programs.add(program);
-      tell(program, { type: "joined", programId: program, position: next() });
-    },
-    kick(program) {
-      if (programs.delete(program)) tell(program, { type: "left", programId: program, position: next() });
-    },
-    drop,
-    expire: () => drop(4001, "token_expired"),
-    offline(how = {}) {
-      away = true;
-      if (how.silent) silent = true;
-      else drop();
-    },
-    online() {
-      away = false;
-      if (silent) {
-        silent = false;
-        drop();
-      }
-    },
-    connected: () => new Promise((resolve) => ([...open].some((c) => c.live) ? resolve() : waiting.push(resolve))),
-  };
+  offline({ silent = false } = {}) {
+    this.#away = true;
+    this.#silent = silent;
+    if (!silent) this.drop();
+  }
+
+  online() {
+    if (this.#silent) this.drop(); // a network that comes back finds a connection that has lost something
+    this.#away = this.#silent = false;
+  }
+
+  connected() {
+    return new Promise<void>((resolve) => (this.#members.size > 0 ? resolve() : this.#waiting.push(resolve)));
+  }
+
+  #next() {
+    return `${++this.#position}`;
+  }
+
+  #send(socket: FakeSocket, ...frames: object[]) {
+    if (!this.#silent) socket.tell(...frames);
+  }
+
+  #tell(program: string, frame: object) {
+    for (const [socket, filter] of [...this.#members]) if (filter?.includes(program) ?? true) this.#send(socket, frame);
+  }
+
+  #receive(socket: FakeSocket, frame: Record<string, unknown>) {
+    if (this.#silent) return;
+    this.received.push(frame);
+    if (frame.type === "ping") this.#send(socket, { type: "pong" });
+    else if (!this.#members.has(socket)) this.#welcome(socket, frame); // else it is a renewal
+  }
+
+  /** Answers the first frame: ready, what was missed, live. */
+  #welcome(socket: FakeSocket, frame: Record<string, unknown>) {
+    const { userId, role, tokenLife, now } = this.#options;
+    const filter = frame.programs as string[] | undefined;
+    const since = (frame.since ?? {}) as Record<string, string>;
+    const programs = [...this.#programs].filter((p) => filter?.includes(p) ?? true);
+    const ready = { type: "ready", userId, role, programs, tokenExpiresAt: new Date(now() + tokenLife).toISOString() };
+    const missed = programs.flatMap((p) => this.#missed(p, since[p] ?? since["*"]));
+    this.#members.set(socket, filter);
+    this.#send(socket, ready, ...missed, { type: "live", position: `${this.#position}` });
+    for (const resolve of this.#waiting.splice(0)) resolve();
+  }
+
+  /** What a client that has come as far as `after` gets: at most one gap, then events. */
+  #missed(program: string, after: string | undefined): object[] {
+    if (after === undefined) return [];
+    const missed = this.#log.filter((e) => e.programId === program && BigInt(e.position) > BigInt(after));
+    const sent = missed.slice(-this.#options.maxCatchup);
+    const before = sent[0]?.position ?? `${this.#position + 1n}`;
+    const gap = { type: "gap", programId: program, before };
+    if (BigInt(after) > this.#position) return [{ ...gap, reason: "unknown_position" }];
+    if (BigInt(after) < this.#oldest) return [{ ...gap, after, reason: "expired" }, ...sent];
+    return sent.length < missed.length ? [{ ...gap, after, reason: "limit" }, ...sent] : sent;
+  }
 }

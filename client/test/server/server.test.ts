@@ -55,15 +55,15 @@ test("a connection that died without a close is noticed and replaced", async () 
   const user = await new User().create();
   const began = Date.now();
   const fast: Clock = {
-    now: () => began + (Date.now() - began) * 20,
-    setTimeout: (run, ms) => setTimeout(run, ms / 20),
+    now: () => began + (Date.now() - began) * 8,
+    setTimeout: (run, ms) => setTimeout(run, ms / 8),
     clearTimeout: (timer) => clearTimeout(timer),
   };
   const c = await client(user, { clock: fast });
   await isLive(c.relay);
   c.proxy.swallow();
   const [id = ""] = await emit(user.p1, 1);
-  await c.relay.program(user.p1).waitFor(id, { timeout: 100_000 });
+  await c.relay.program(user.p1).waitFor(id, { timeout: 200_000 });
   expect([c.seen, c.sockets()]).toEqual([[1], 2]);
 });
 

@@ -35,6 +35,10 @@ export class User {
   async create() {
     await db.query("INSERT INTO relay.users (id, first_name, last_name, email, role) VALUES ($1, 'Test', 'User', $1, 'member')", [this.id]);
     for (const p of [this.p1, this.p2]) await this.join(p);
+    // A membership counts when the relay has read it: until then a connection that is made is told of it by `joined`.
+    const scout = connect(relayURL, { token: () => tokenFor(this.id), WebSocket });
+    await until(scout, () => scout.programs.length === 2);
+    scout.close();
     return this;
   }
   join = (program: string) => db.query("INSERT INTO relay.program_members (user_id, program_id) VALUES ($1, $2)", [this.id, program]);

@@ -36,14 +36,27 @@ test("watchdog: 5 s without an answer, and the connection is made anew", async (
   expect(w.sockets.length).toBe(2);
 });
 
+test("watchdog: what an old connection says is no sign of life of the new one", async () => {
+  const w = world();
+  const old = await w.live();
+  old.end(1006);
+  await pass(500);
+  await w.live();
+  await pass(20_000);
+  old.message({ type: "pong" });
+  await pass(10_000);
+  expect(w.relay.status.state).toBe("waiting");
+});
+
 // The server answers a ping that comes before `auth` with a close that is final.
 test("watchdog: says nothing before ready", async () => {
   const w = world();
   await settle();
-  w.socket().open();
+  const s = w.socket();
+  s.open();
   dispatchOnline();
   await pass(19_000);
-  expect(pings(w.socket().sent)).toBe(0);
+  expect(s.sent.map((f) => f.type)).toEqual(["auth"]);
 });
 
 test("wake: a pause ends at once when the network is back", async () => {
@@ -74,10 +87,14 @@ test("wake: an open connection is asked for a sign of life, not more often than 
 });
 
 test("wake: after close() nobody listens", async () => {
+  const added = vi.spyOn(globalThis, "addEventListener");
+  const removed = vi.spyOn(globalThis, "removeEventListener");
   const w = world();
   await w.live();
   w.socket().end(1006);
   w.relay.close();
+  expect(added.mock.calls.length).toBe(1);
+  expect(removed.mock.calls).toEqual(added.mock.calls);
   dispatchOnline();
   await settle();
   expect(w.sockets.length).toBe(1);
@@ -128,6 +145,13 @@ test("renewal: asks for a fresh token, and the next connect doesn't", async () =
   w.socket().end(1006);
   await pass(500);
   expect(why).toEqual([false, true, false]);
+});
+
+test("renewal: the next connect after it takes a cached token", async () => {
+  const w = world();
+  await alive(w).then((s) => pass(3_540_000).then(() => (s.answers = false)));
+  await pass(31_000); // the watchdog gives up
+  expect(w.tokens.map((t) => t.fresh)).toEqual([false, true, false]);
 });
 
 test("renewal: of a short token when a fifth of it is left", async () => {

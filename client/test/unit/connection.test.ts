@@ -58,11 +58,13 @@ test("a handler that changes the status leaves the others with the newest", asyn
   const w = world();
   const program = w.relay.program("p1");
   const seen: string[][] = [[], []];
+  const other = w.relay.program("p2");
   program.onStatus((s) => s.state === "live" && w.relay.close());
   program.onStatus((s) => seen[0]?.push(s.state));
   w.relay.onStatus((s) => seen[1]?.push(s.state));
   await w.live();
   expect(seen.map((states) => states.at(-1))).toEqual(["closed", "closed"]);
+  expect(other.status.state).toBe("closed");
 });
 
 test.each([4000, 4001, 4002, 4008, 4013, 4499, 1000, 1001, 1005, 1006, 1011, 1012, 1013])("close code %i: tries again", async (code) => {
@@ -231,4 +233,24 @@ test("the clock can be replaced, also by an object whose methods need their this
   expect(w.sockets.length).toBe(2);
   w.relay.close();
   expect(clock.timers.size).toBe(0);
+});
+
+test("a token callback that fails when nobody waits for it any more changes nothing", async () => {
+  let fail: (error: Error) => void = () => {};
+  const w = world({ token: () => new Promise((_, reject) => (fail = reject)) });
+  await pass(20_000);
+  const { status } = w.relay;
+  fail(new Error("too late"));
+  await settle();
+  expect([w.relay.status, w.errors]).toEqual([status, []]);
+});
+
+test("the reason of one connection isn't taken for that of the next", async () => {
+  const w = world();
+  const s = await w.live();
+  s.message({ type: "error", code: "slow_consumer", message: "…" });
+  s.end(4008);
+  await pass(500);
+  w.socket().end(4503);
+  expect(w.relay.status).toEqual({ state: "closed", code: 4503, reason: "" });
 });

@@ -53,11 +53,15 @@ test("a program joined below the checkpoint keeps its own position", async () =>
   const seen: string[] = [];
   w.relay.program("p2").on("*", (e) => seen.push(e.id));
   const s = await w.live(["p1"], "5000");
-  s.message({ type: "joined", programId: "p2", position: "900" }, event(1, { programId: "p2", position: "901" }));
+  s.message(
+    { type: "joined", programId: "p2", position: "900" },
+    { type: "joined", programId: "p3", position: "950" },
+    event(1, { programId: "p2", position: "901" }),
+  );
   s.end(1006);
   await pass(500);
   w.socket().open();
-  expect(w.socket().sent[0]?.since).toEqual({ "*": "5000", p2: "901" });
+  expect(w.socket().sent[0]?.since).toEqual({ "*": "5000", p2: "901", p3: "950" });
   expect(seen).toEqual(["1"]);
 });
 
@@ -125,6 +129,18 @@ test("filter: a program that is added before the connection stands needs no seco
   w.relay.program("p1");
   await w.live(["p1"]);
   expect(w.sockets.length).toBe(1);
+});
+
+test("filter: a program that is added while waiting for the next try doesn't hasten it", async () => {
+  const w = world({ programs: ["p1"] });
+  const s = await w.live(["p1"]);
+  s.end(1013);
+  w.relay.program("p2");
+  await settle();
+  expect(w.sockets.length).toBe(1);
+  await pass(500);
+  w.socket().open();
+  expect(w.socket().sent[0]?.programs).toEqual(["p1", "p2"]);
 });
 
 test("filter: a program that is added between auth and ready isn't taken for somebody else's", async () => {

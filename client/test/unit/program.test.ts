@@ -70,9 +70,13 @@ test("the same handler twice is called twice; one that is taken off while events
   p.on("*", () => off());
   const off = p.on("*", handler);
   p.on("*", handler);
+  const reasons: string[] = [];
+  const onGap = (gap: Gap) => reasons.push(gap.reason);
+  p.onGap(onGap);
+  p.onGap(onGap)();
   const s = await w.live();
-  s.message(event(1));
-  expect(seen).toEqual(["1"]);
+  s.message(event(1), { type: "gap", programId: "p1", reason: "limit", before: "1005" });
+  expect([seen, reasons]).toEqual([["1"], ["limit"]]);
 });
 
 test("program() returns the same object", () => {

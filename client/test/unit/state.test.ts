@@ -142,6 +142,26 @@ test("a state that is given later is loaded at once; the same one isn't loaded t
   w.relay.program("p1", { state });
   w.relay.program("p1");
   expect([calls.length, p.status.state]).toEqual([1, "loading"]);
+  calls[0]?.done();
+  await settle();
+  w.relay.program("p1", { state });
+  expect([calls.length, p.status.state]).toEqual([1, "live"]);
+});
+
+test("a membership lost while state runs or waits for its next try: neither goes on", async () => {
+  const w = world();
+  const [one, two] = [loader(), loader()];
+  const seen: string[] = [];
+  w.relay.program("p1", { state: one.state }).on("*", (e) => seen.push(e.id));
+  w.relay.program("p2", { state: two.state });
+  const s = await w.live(["p1", "p2"]);
+  s.message(event(1));
+  two.calls[0]?.fail(new Error("503"));
+  await settle();
+  for (const programId of ["p1", "p2"]) s.message({ type: "left", programId, position: "1002" });
+  one.calls[0]?.done();
+  await pass(20_000);
+  expect([seen, one.calls.length, two.calls.length]).toEqual([[], 1, 1]);
 });
 
 test("more than 10,000 events while state runs: it is called again instead of keeping more", async () => {
@@ -191,4 +211,17 @@ test("waitFor with state: a load that began after the write contains it", async 
   calls[1]?.done();
   await settle();
   expect(waited).toBe(1);
+});
+
+test("waitFor with state: an event that was handled before the load which is running", async () => {
+  const w = world();
+  const { calls, state } = loader();
+  const p = w.relay.program("p1", { state });
+  const s = await w.live();
+  calls[0]?.done();
+  await settle();
+  s.message(event(1), gap);
+  const waiting = p.waitFor(1);
+  calls[1]?.done();
+  await waiting;
 });

@@ -1,4 +1,5 @@
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
+import { stream } from "../../src/stream.js";
 import { event, settle, world } from "./world.js";
 
 test("a loop gets all events in order and ends with close()", async () => {
@@ -68,4 +69,14 @@ test("a loop ends with an error when the server closes for good, also one that b
   s.end(4503);
   await waiting;
   await expect(p[Symbol.asyncIterator]().next()).rejects.toThrow("relay closed: 4503");
+});
+
+test("a loop that is left takes itself off", async () => {
+  const off = vi.fn();
+  for await (const n of stream<number>((take) => {
+    take(1);
+    return off;
+  }))
+    if (n === 1) break;
+  expect(off).toHaveBeenCalledOnce();
 });
