@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build client test test-long test-browser test-client screenshots check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build client test test-long test-browser test-client screenshots bench bench-quick bench-curves bench-micro check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -25,7 +25,8 @@ test: check-fmt ## all tests in small sizes, with what they need, in under 5 min
 	$(RUN) $(GO) test -race -timeout 4m ./...
 
 test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
-	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m ./...
+	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 4m -run InASilentSystem ./internal/scenario
+	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip InASilentSystem ./...
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
@@ -35,6 +36,18 @@ screenshots: build ## the pictures of the demo page in docs/
 
 test-client: build ## the browser client: types, lint, size, package, under a fake clock and against the server
 	scripts/client-test
+
+bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 10 minutes (docs/PERFORMANCE.md)
+	$(GO) run ./bench -binary bin/outbox-relay -json bin/bench.json
+
+bench-quick: build ## three scenarios, one round, in under 2 minutes
+	$(GO) run ./bench -binary bin/outbox-relay -quick -limit 2m
+
+bench-curves: build ## how cost grows, with plots, into docs/
+	$(GO) run ./bench -binary bin/outbox-relay -curves docs
+
+bench-micro: ## the hot paths, 6 times each, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
 
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }

@@ -48,7 +48,7 @@ func EmitSQL(ctx context.Context, tx SQLQuerier, events ...Event) ([]int64, erro
 		if err != nil {
 			return nil, err
 		}
-		defer rows.Close()
+		defer rows.Close() //nolint:errcheck // rows.Err tells
 		for rows.Next() {
 			var id int64
 			if err := rows.Scan(&id); err != nil {

@@ -80,7 +80,9 @@ func (h *History) After(ctx context.Context, program string, after int64, limit 
 	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
 		return pipe.ZRangeByScoreWithScores(ctx, key, by)
 	})
-	if err != nil || vouched {
+	// Nothing above the head has been published: the room of a quiet program, however long it has been quiet, needn't ask Postgres.
+	quiet := len(page.Entries) == 0 && page.Head != 0 && page.Head <= after
+	if err != nil || vouched || quiet {
 		page.Through = after
 		if n := len(page.Entries); n > 0 {
 			page.Through = page.Entries[n-1].Position
@@ -109,7 +111,7 @@ func (h *History) Before(ctx context.Context, program string, before, after int6
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Entries: entries(rows[:min(len(rows), limit)])}, nil
+	return Page{Entries: entries(rows)}, nil
 }
 
 func (h *History) deepAfter(ctx context.Context, program string, after int64, limit int) (Page, error) {
@@ -117,15 +119,19 @@ func (h *History) deepAfter(ctx context.Context, program string, after int64, li
 		return Page{}, err
 	}
 	defer h.release()
-	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit)
-	if err != nil {
-		return Page{}, err
+	page := Page{Through: after}
+	for len(page.Entries) < limit { // large rows come in several answers
+		rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, page.Through, limit-len(page.Entries))
+		if err != nil {
+			return Page{}, err
+		}
+		page.Entries = append(page.Entries, entries(rows)...)
+		page.Through = through
+		if len(rows) == 0 || through > rows[len(rows)-1].Position {
+			break
+		}
 	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		through = rows[limit-1].Position
-	}
-	return Page{Entries: entries(rows), Through: through}, nil
+	return page, nil
 }
 
 func (h *History) acquire(ctx context.Context) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,7 +116,6 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 	type published struct {
 		position int64
 		text     string
-		at       time.Time
 	}
 	var truth []published // what readers at the end of the log have seen
 	cursor := int64(0)
@@ -126,7 +126,7 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, e := range page.Entries {
-			truth = append(truth, published{e.Position, text([]relay.Entry{e}), time.Now()})
+			truth = append(truth, published{e.Position, text([]relay.Entry{e})})
 			cursor = e.Position
 		}
 		if len(truth) < 10 {
@@ -135,7 +135,7 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 		from := compared % len(truth)
 		old, err := deep.After(t.Context(), "p0", truth[from].position, 50)
 		if errors.Is(err, outbox.ErrExpired) {
-			if age := time.Since(truth[from].at); age < retention {
+			if age := time.Since(time.UnixMicro(truth[from].position)); age < retention { // both by the same machine's clock
 				t.Fatalf("a position %v old has expired, retention is %v", age, retention)
 			}
 			expired++
@@ -153,4 +153,49 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 		compared++
 	}
 	stop()
+}
+
+// With no event anywhere for longer than the window every room asked Postgres every five seconds for what couldn't be there, and kept
+// those waiting who had missed something.
+func TestAQuietProgramIsNotReadFromPostgres(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.relay(nil)
+	s.emit("p1", nil)
+	s.emit("p2", nil)
+	newest := func() (position int64) {
+		testenv.Eventually(t, 10*time.Second, func() error {
+			err := s.pool.QueryRow(t.Context(), "SELECT position FROM relay.ticks ORDER BY position DESC LIMIT 1").Scan(&position)
+			if head := s.redis.Get(t.Context(), "socket:events:head").Val(); err == nil && !strings.HasSuffix(head, fmt.Sprint(position)) {
+				err = fmt.Errorf("the head is %q, the newest tick %d", head, position)
+			}
+			return err
+		})
+		return position
+	}
+	h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Nanosecond})
+	read := func(after int64) relay.Page {
+		t.Helper()
+		page, err := h.After(t.Context(), "p1", after, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return page
+	}
+	s.eventuallyLog("p2", 2)
+	at := newest()
+	if got := len(read(at - 1_000_000_000).Entries); got != 1 {
+		t.Errorf("%d entries behind an old cursor, want 1", got)
+	}
+	before := s.pool.Stat().AcquireCount()
+	if got := read(at); len(got.Entries) > 0 || got.Through != at {
+		t.Errorf("behind the newest tick %d: %+v", at, got)
+	}
+	if got := s.pool.Stat().AcquireCount() - before; got > 0 {
+		t.Errorf("Postgres was asked %d times", got)
+	}
+	s.eventuallyLog("p1", 1, s.emit("p1", nil))
+	if got := read(at); len(got.Entries) != 1 {
+		t.Errorf("behind the tick before: %+v", got)
+	}
 }

@@ -4,19 +4,31 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/auth"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
 )
 
-// gate is a log that can't be read while it is shut.
+// gate is a log of which nothing is heard or read while it is shut.
 type gate struct {
 	ws.Log
 	shut atomic.Bool
+}
+
+func (g *gate) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return g.Log.Watch(ctx, func(topic string, news ws.News) {
+		if !g.shut.Load() {
+			wake(topic, news)
+		}
+	})
 }
 
 var errShut = errors.New("the gate is shut")
@@ -105,6 +117,35 @@ func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 	c.expect("p1:5")
 }
 
+// A socket whose cursor had expired went on as a member from the oldest position there is, even if the user's revocation had expired with what
+// lay before: it was sent what the program's members got, up to the newest tick.
+func TestARevocationExpiresUnderALiveSocket(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1", "p2")
+	s.relay()
+	s.settled()
+	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}}
+	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond })
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	g.shut.Store(true)
+	s.kick("u1", "p1")
+	s.settled()
+	s.emit("p1", 1, 1)
+	expired := s.settled()
+	s.emit("p1", 2, 3)
+	s.settled()
+	s.exec("DELETE FROM relay.ticks WHERE position < $1", expired)
+	s.exec("DELETE FROM relay.outbox WHERE control OR data ->> 'n' = '1'")
+	g.shut.Store(false)
+	for _, f := range c.until("left p1") {
+		if f.Type == "event" {
+			t.Errorf("%v was sent after the revocation", f)
+		}
+	}
+}
+
 // A log that lost everything tells its readers too little, until the relay has repaired it. Nobody's cursor may move meanwhile.
 func TestLostLogLeavesNoHole(t *testing.T) {
 	t.Parallel()
@@ -175,6 +216,7 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 	}
 	before := n.metric("older_reads_total", "")
 	s.emit("busy", 2, 1)
+	s.settled() // or it may come before live
 	c := n.connect("u1", `"programs":["busy"]`)
 	c.expect("ready", "live")
 	for i := range 20 { // some wake-ups later
@@ -185,5 +227,110 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 		t.Errorf("%v further reads below the buffer", got)
 	}
 	s.emit("p1", 1, 1)
+	s.settled() // or it may come behind live
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
+}
+
+// tar is a log whose older entries are never read: a Postgres that takes questions and doesn't answer.
+type tar struct{ ws.Log }
+
+func (l tar) Before(ctx context.Context, _ string, _, _ int64, _ int) (ws.Page, error) {
+	<-ctx.Done()
+	return ws.Page{}, ctx.Err()
+}
+
+// Sockets that wait for their turn to read older entries couldn't be closed before they had had it. With a Postgres that didn't answer
+// that took 10 seconds for each, one after the other, and the process outlived its grace by hours.
+func TestShutdownDoesNotWaitForReads(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	start := s.settled()
+	s.emit("p1", 1, 1)
+	s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = tar{logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}}
+	})
+	const clients = 4
+	for range clients {
+		c := n.connect("u1", fmt.Sprintf(`"since":"%d"`, start))
+		go func() { _, _ = c.read() }() // answers the close frame
+	}
+	testenv.Eventually(t, 10*time.Second, func() error { // each has read its memberships and their changes
+		if n.metric("older_reads_total", "") == 0 || n.metric("membership_reads_total", "") < 2*clients {
+			return errors.New("not everybody waits for older entries")
+		}
+		return nil
+	})
+	began := time.Now()
+	n.stop()
+	if d := time.Since(began); d > 9*time.Second {
+		t.Errorf("stopped after %v", d)
+	}
+}
+
+// A room whose newest entry Redis needn't hold any more took that for a log that had lost its end, and vouched for nothing: in a program that was
+// quiet for longer than the window clients were given no checkpoint.
+func TestAQuietRoomStillVouches(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}
+	})
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 1, 1)
+	at := c.expect("p1:1")[0].position()
+	s.settled()
+	if live := n.connect("u1").expect("ready", "live")[1]; live.position() < at {
+		t.Errorf("checkpoint %q, want at least %d", live.Position, at)
+	}
+}
+
+// A client with a token in the header was given the memberships that had been read before the upgrade, and was told of changes after it. One in
+// between went unnoticed for a minute, unless it was the user's first connection to the node.
+func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	s := newStackOn(t, pool, url, testenv.Redis(t))
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	at, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := testenv.Proxy(t, net.JoinHostPort(at.Host, fmt.Sprint(at.Port)))
+	far := testenv.Pool(t, proxy.URL(url))
+	n := s.node(func(c *ws.Config) { c.Store = auth.NewStore(far) })
+	n.connect("u1").expect("ready", "live")
+	warm, _ := n.connectHeader(n.token("u1"), "") // its statement is prepared from here on
+	warm.expect("ready", "live")
+
+	began := time.Now()
+	proxy.Latency(time.Second)
+	connected := make(chan *client, 1)
+	go func() {
+		c, _ := n.connectHeader(n.token("u1"), "")
+		connected <- c
+	}()
+	testenv.Eventually(t, 10*time.Second, func() error { // the answer is on its way
+		var answered int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND query LIKE '%was_member%' AND state = 'idle' AND query_start > $1 AND pid <> pg_backend_pid()`, began).Scan(&answered)
+		if err == nil && answered == 0 {
+			err = errors.New("the memberships haven't been read")
+		}
+		return err
+	})
+	s.join("u1", "p2")
+	s.settled()
+	proxy.Latency(0)
+	c := <-connected
+	s.emit("p2", 1, 1)
+	c.until("p2:1")
 }

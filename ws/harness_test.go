@@ -41,12 +41,21 @@ func (l logs) Before(ctx context.Context, program string, before, after int64, l
 	return page(p), expired(err)
 }
 
+func (l logs) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return l.History.Watch(ctx, func(topic string, news relay.News) {
+		wake(topic, ws.News{After: news.After, Entries: entries(news.Entries)})
+	})
+}
+
 func page(p relay.Page) ws.Page {
-	w := ws.Page{Through: p.Through, Newest: p.Newest, Head: p.Head}
-	for _, e := range p.Entries {
-		w.Entries = append(w.Entries, ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)})
+	return ws.Page{Entries: entries(p.Entries), Through: p.Through, Newest: p.Newest, Head: p.Head}
+}
+
+func entries(list []relay.Entry) (entries []ws.Entry) {
+	for _, e := range list {
+		entries = append(entries, ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)})
 	}
-	return w
+	return entries
 }
 
 func expired(err error) error {
@@ -137,7 +146,9 @@ func (s *stack) node(change func(*ws.Config)) *node {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := httptest.NewServer(hub)
+	server := httptest.NewUnstartedServer(hub)
+	server.Config.MaxHeaderBytes = 32 << 10 // as the command sets it
+	server.Start()
 	s.t.Cleanup(server.Close)
 	n := &node{stack: s, hub: hub, registry: registry, url: "ws" + strings.TrimPrefix(server.URL, "http")}
 	n.stop = s.running(hub.Run)
@@ -194,11 +205,11 @@ func (s *stack) settled() int64 {
 			SELECT coalesce((SELECT position FROM t), 0), NOT EXISTS (SELECT FROM relay.outbox o WHERE NOT EXISTS
 			(SELECT FROM t WHERE pg_visible_in_snapshot(o.xid, t.snapshot)))`).Scan(&tick, &all)
 		if err != nil || !all {
-			return fmt.Errorf("events are not relayed yet (%v)", err)
+			return fmt.Errorf("events are not relayed yet (%w)", err)
 		}
 		head, err := s.redis.Get(context.Background(), "socket:events:head").Result()
 		if want := strconv.FormatInt(tick, 10); !strings.HasSuffix(head, ":"+want) {
-			return fmt.Errorf("head is %q, tick is %s (%v)", head, want, err)
+			return fmt.Errorf("head is %q, tick is %s (%w)", head, want, err)
 		}
 		return nil
 	})

@@ -35,7 +35,7 @@ type Config struct {
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
 	MaxConnections     int           // 0: no bound
 	MaxPerUser         int           // connections; 20, negative: no bound
-	MaxUnauthenticated int           // connections without a token yet, the oldest gives way; 1000
+	MaxUnauthenticated int           // connections without a token yet; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2
 	MessageBurst       int           // and at once; 30
 	Recheck            time.Duration // between looks at a connected user's memberships; 60 s, ±10 %
@@ -80,7 +80,7 @@ type Hub struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
-	waiting []*socket // not authenticated, oldest first
+	waiting waiting // those without a token yet
 	users   map[string]map[*socket]struct{}
 	rooms   map[string]*room
 	closing bool          // no new sockets
@@ -100,7 +100,7 @@ func New(c Config) (*Hub, error) {
 	h := &Hub{
 		config: c, origins: origins,
 		store: make(chan struct{}, storeReads), older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
-		sockets: map[*socket]struct{}{}, users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
+		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
 	h.health = &health{log: c.Logger, failing: map[string]string{}}
@@ -137,7 +137,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.wakeRooms(work); return nil })
 
 	<-ctx.Done()
-	h.shutdown() // no socket is left to start anything
+	h.shutdown(cancel) // no socket is left to start anything
 	cancel()
 	return group.Wait()
 }
@@ -173,14 +173,14 @@ func (h *Hub) watch(ctx context.Context) {
 }
 
 // wakeTopic must not block.
-func (h *Hub) wakeTopic(topic string) {
+func (h *Hub) wakeTopic(topic string, news News) {
 	kind, name := splitTopic(topic)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch kind {
 	case programTopic:
 		if r := h.rooms[name]; r != nil {
-			token(r.wake)
+			r.hear(news)
 		}
 	case userTopic:
 		for s := range h.users[name] {
@@ -201,7 +201,7 @@ func (h *Hub) wakeRooms(ctx context.Context) {
 		}
 		h.mu.Lock()
 		for _, r := range h.rooms {
-			token(r.wake)
+			r.hear(News{})
 		}
 		h.mu.Unlock()
 	}
@@ -228,6 +228,7 @@ func (h *Hub) join(s *socket, program string, position int64) *room {
 	}
 	r.mu.Lock()
 	r.sockets[s] = struct{}{}
+	r.roll = nil
 	r.mu.Unlock()
 	return r
 }
@@ -239,6 +240,7 @@ func (h *Hub) leave(s *socket, r *room) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sockets, s)
+	r.roll = nil
 	if len(r.sockets) > 0 || h.rooms[r.program] != r {
 		return
 	}
@@ -286,8 +288,9 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	return err
 }
 
-// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone or have had their time.
-func (h *Hub) shutdown() {
+// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone. Those that have had their time are cut, with abort
+// in the middle of whatever they wait for.
+func (h *Hub) shutdown(abort func()) {
 	h.mu.Lock()
 	h.closing = true
 	list := make([]*socket, 0, len(h.sockets))
@@ -308,6 +311,7 @@ func (h *Hub) shutdown() {
 		select {
 		case <-h.gone:
 		case <-timer.C:
+			abort()
 			h.mu.Lock()
 			for s := range h.sockets {
 				h.start(func(context.Context) { _ = s.conn.CloseNow() })

@@ -23,7 +23,7 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 		}
 		f := p.auth[0]
 		p.auth = p.auth[1:]
-		identity, err := s.hub.verify(f.token)
+		identity, err := s.hub.verify(ctx, f.token)
 		if err != nil {
 			return err
 		}
@@ -33,35 +33,37 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 	if !s.hub.admit(s, a.identity.UserID) {
 		return endConnectionLimit
 	}
-	if !a.member.Found {
-		m, err := s.hub.membership(ctx, a.identity.UserID)
-		if err != nil {
-			return err
-		}
-		a.member = m
+	// Only from here on is it told of changes: what a look at the header has read before may be out of date for good.
+	m, err := s.hub.membership(ctx, a.identity.UserID)
+	if err != nil {
+		return err
 	}
-	if !a.member.Found || !a.member.Active {
+	if !m.Found || !m.Active {
 		return endUserInactive
 	}
-	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, a.member
+	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, m
 	s.nextPing = now.Add(jitter(s.hub.config.PingInterval))
 	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
 	return s.enter(ctx, a.identity)
 }
 
 // verify checks a token; the error is an ending.
-func (h *Hub) verify(token string) (auth.Identity, error) {
+func (h *Hub) verify(ctx context.Context, token string) (auth.Identity, error) {
 	if token == "" {
 		return auth.Identity{}, endAuthRequired
 	}
-	identity, err := h.config.Auth.Verify(token)
+	identity, err := h.config.Auth.Verify(ctx, token)
+	if err == nil {
+		return identity, nil
+	}
+	h.config.Logger.Debug("ws: token refused", "error", err) // which doesn't hold the token
 	switch {
 	case errors.Is(err, auth.ErrExpired):
 		return auth.Identity{}, endTokenExpired
-	case err != nil:
-		return auth.Identity{}, endInvalidToken
+	case errors.Is(err, auth.ErrUnavailable):
+		return auth.Identity{}, endTryLater
 	}
-	return identity, nil
+	return auth.Identity{}, endInvalidToken
 }
 
 // enter takes the seats of the programs that the user is a member of, and sends ready.
@@ -89,7 +91,7 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 	for _, st := range s.seats {
 		st.past = s.pastOf(st.program, changes)
 	}
-	return s.send(ctx, marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt}))
+	return s.send(seal(marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt})))
 }
 
 // sit takes a seat in a program's room, which begins at position if it is new.
@@ -121,11 +123,11 @@ func (s *socket) pastOf(program string, changes []auth.Change) past {
 }
 
 // renew takes an auth frame on an open connection; the caller reads the memberships again.
-func (s *socket) renew(f clientFrame) error {
-	identity, err := s.hub.verify(f.token)
+func (s *socket) renew(ctx context.Context, f clientFrame) error {
+	identity, err := s.hub.verify(ctx, f.token)
 	switch {
-	case errors.Is(err, endTokenExpired):
-		return endTokenExpired
+	case errors.Is(err, endTokenExpired), errors.Is(err, endTryLater):
+		return err
 	case err != nil, identity.UserID != s.user:
 		return endInvalidToken
 	}
@@ -136,6 +138,9 @@ func (s *socket) renew(f clientFrame) error {
 // recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
 // missed however late this is; programs lost are left where the log says so.
 func (s *socket) recheck(ctx context.Context) error {
+	if err := s.flush(); err != nil { // what follows may take a while
+		return err
+	}
 	m, err := s.hub.membership(ctx, s.user)
 	switch {
 	case ctx.Err() != nil:
@@ -154,6 +159,7 @@ func (s *socket) recheck(ctx context.Context) error {
 	}
 	s.member = m
 	s.nextRecheck = time.Now().Add(jitter(s.hub.config.Recheck))
+	s.tellResets(before)
 	behind := false
 	for _, st := range s.seats {
 		if st.barrier > m.Position {
@@ -173,6 +179,27 @@ func (s *socket) recheck(ctx context.Context) error {
 		s.retry = 0
 	}
 	return nil
+}
+
+// tellResets sees to it that the client learns of histories that have begun since the memberships were read at before: it may hold
+// what hasn't survived.
+func (s *socket) tellResets(before int64) {
+	for _, r := range s.member.Resets {
+		if r.Before-1 <= before {
+			continue
+		}
+		for _, st := range s.seats {
+			if st.cursor <= r.After {
+				continue
+			}
+			after := r.After
+			if st.gap != nil { // not told yet
+				after = min(after, st.gap.after)
+			}
+			st.gap = &gap{after: after, reason: "reset"}
+			s.poke(func() {})
+		}
+	}
 }
 
 // gained returns the programs in which the socket has no seat, and in which the user is a member now, or was at some time since the

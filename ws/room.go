@@ -3,6 +3,8 @@ package ws
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,23 +23,26 @@ const (
 type room struct {
 	hub     *Hub
 	program string
-	wake    chan struct{} // one token: read
+	wake    chan struct{} // one token: read, or wake the sockets
 	older   chan struct{} // one token: who holds it may read below the buffer
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // ends run; nil: it hasn't begun
 	ended   bool               // it needn't begin
 	sockets map[*socket]struct{}
-	floor   int64   // entries are all that the log has with floor < position <= newest
-	newest  int64   // where the next read begins
-	entries []Entry // ascending
-	bytes   int     // of the frames in entries
-	last    int64   // the newest entry that Redis must still hold; 0: none
-	vouched int64   // everything of this program up to here lies at or below newest; 0: unknown
-	head    int64   // the log's head at the last read
-	asked   uint64  // number of the newest demand for a read
-	read    uint64  // demands up to here have been met …
-	failed  uint64  // … or have failed
+	roll    []*socket // the sockets as a list, never changed in place; nil: to be made anew
+	bundles [2]bundle // the last ones, for clients without and with batch
+	floor   int64     // entries are all that the log has with floor < position <= newest
+	newest  int64     // where the next read begins
+	entries []Entry   // ascending
+	bytes   int       // of the frames in entries
+	last    int64     // the newest entry that Redis must still hold; 0: none
+	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
+	head    int64     // the log's head at the last read
+	stale   bool      // there is something to read that no news brought
+	asked   uint64    // number of the newest demand for a read
+	read    uint64    // demands up to here have been met …
+	failed  uint64    // … or have failed
 }
 
 // run reads until ctx ends. The first read doesn't wait for the subscription: its confirmation is a wake-up like any other.
@@ -51,6 +56,10 @@ func (r *room) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+			if healthy && !r.due() {
+				r.wakeSockets() // news
+				continue
+			}
 		case <-timer.C:
 		}
 		err := r.catchUp(ctx)
@@ -89,14 +98,54 @@ func (r *room) demand() uint64 {
 	return n
 }
 
+// due reports whether the log must be read.
+func (r *room) due() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stale || r.read < r.asked
+}
+
+// hear takes news if they begin where the room ends; else the log must be read.
+func (r *room) hear(news News) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(news.Entries)
+	switch {
+	case n == 0 || r.newest < news.After:
+		r.stale = true
+	case news.Entries[n-1].Position <= r.newest:
+		return // known already
+	default:
+		r.add(news.Entries)
+		r.vouched = max(r.vouched, r.newest)
+		r.trim()
+	}
+	token(r.wake)
+}
+
+// add appends those of the log's next entries that aren't here yet. The caller holds mu.
+func (r *room) add(next []Entry) {
+	for i := range next {
+		e := &next[i]
+		if e.Position <= r.newest {
+			continue
+		}
+		e.seal()
+		r.entries = append(r.entries, *e)
+		r.bytes += len(e.Frame)
+		r.newest, r.last = e.Position, e.Position
+	}
+}
+
 // catchUp reads to the end of the log.
 func (r *room) catchUp(ctx context.Context) error {
 	r.mu.Lock()
 	demand := r.asked
+	r.stale = false
 	r.mu.Unlock()
 	for limit := roomPage; ; {
 		r.mu.Lock()
-		start := r.newest
+		start, last := r.newest, r.last
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
 		if errors.Is(err, ErrExpired) {
@@ -111,7 +160,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			return err
 		}
 		end := len(page.Entries) < limit
-		if !r.take(start, page, end, demand) {
+		if !r.take(start, last, page, end, demand) {
 			continue
 		}
 		r.wakeSockets()
@@ -121,19 +170,15 @@ func (r *room) catchUp(ctx context.Context) error {
 	}
 }
 
-// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place: then the
-// page would leave a hole.
-func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
+// take appends a page that was read from start, when the newest entry was last. It reports false if a socket has meanwhile moved the room
+// to an older place: then the page would leave a hole. News may have moved it forward: they bring the same entries.
+func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newest != start {
+	if r.newest < start {
 		return false
 	}
-	r.entries = append(r.entries, page.Entries...)
-	for _, e := range page.Entries {
-		r.bytes += len(e.Frame)
-		r.newest, r.last = e.Position, e.Position
-	}
+	r.add(page.Entries)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
@@ -146,10 +191,10 @@ func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
 	switch {
 	case stored:
 		r.vouched = page.Through
-	case page.Newest < r.last: // the log has lost its end
-		r.vouched = 0
+	case page.Newest < last: // the log has lost its end, or needn't hold it any more: what the room has is all that is certain
+		r.vouched = r.newest
 	default:
-		r.vouched = page.Head
+		r.vouched = max(page.Head, r.last)
 	}
 	return true
 }
@@ -190,6 +235,7 @@ func (r *room) restart(ctx context.Context) error {
 // view is what a socket sees of the buffer from its cursor.
 type view struct {
 	entries []Entry
+	events  bool  // entries are events only
 	covered bool  // false: the cursor lies below the buffer
 	end     bool  // entries reach the newest position
 	newest  int64 // the position that a cursor may be set to at the end
@@ -204,13 +250,14 @@ func (r *room) after(cursor int64, limit, maxBytes int) view {
 		return view{}
 	}
 	from := r.search(cursor)
-	to := from
+	to, events := from, true
 	for n := 0; to < len(r.entries) && to-from < limit; to++ {
 		if n += len(r.entries[to].Frame); n > maxBytes && to > from {
 			break
 		}
+		events = events && r.entries[to].Control == nil
 	}
-	return view{r.entries[from:to:to], true, to == len(r.entries), r.newest, r.vouched}
+	return view{r.entries[from:to:to], events, true, to == len(r.entries), r.newest, r.vouched}
 }
 
 // search returns the index of the first entry behind position. The caller holds mu.
@@ -251,22 +298,40 @@ func (r *room) deep(ctx context.Context, cursor int64, limit int) (Page, error) 
 		return Page{Entries: v.entries, Through: cursor}, nil
 	}
 	page, err := r.hub.after(ctx, r.program, cursor, limit)
-	if err == nil && len(page.Entries) == 0 && page.Through <= cursor {
-		r.lower(cursor, page)
+	if err == nil && (len(page.Entries) > 0 || page.Through <= cursor) {
+		r.lower(cursor, page, len(page.Entries) < limit)
 	}
 	return page, err
 }
 
-// deepBefore is deep, backwards.
-func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (Page, error) {
+// deepBefore is deep, backwards. covered: the buffer has meanwhile come down to after, and nothing was read. Where little was missed it does: those
+// who come back after a cut all missed the same.
+func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (page Page, covered bool, err error) {
 	release, err := r.lockOlder(ctx)
 	if err != nil {
-		return Page{}, err
+		return Page{}, false, err
 	}
 	defer release()
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	if r.covers(after) {
+		return Page{}, true, nil
+	}
+	timeout, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return r.hub.config.Log.Before(ctx, r.program, before, after, limit)
+	page, err = r.hub.config.Log.Before(timeout, r.program, before, after, limit)
+	if err != nil || len(page.Entries) >= batchCount {
+		return page, false, err
+	}
+	if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
+		r.lower(after, few, len(few.Entries) < batchCount)
+	}
+	return page, false, nil
+}
+
+// covers reports whether the buffer reaches down to cursor.
+func (r *room) covers(cursor int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cursor >= r.floor
 }
 
 func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
@@ -285,13 +350,38 @@ func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
 	return func() { <-r.hub.older; <-r.older }, nil
 }
 
-// lower goes back to cursor, behind which page found nothing.
-func (r *room) lower(cursor int64, page Page) {
+// lower brings the buffer down to cursor, behind which page lies: an empty one goes back there and begins with page, if that is all there is
+// (end); else page must reach the first entry, or what lies between isn't known.
+func (r *room) lower(cursor int64, page Page, end bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.entries) == 0 && cursor < r.floor {
-		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, page.Head
+	if cursor >= r.floor || len(r.entries) == 0 && !end {
+		return
 	}
+	older := page.Entries
+	if len(r.entries) > 0 {
+		n := slices.IndexFunc(older, func(e Entry) bool { return e.Position == r.entries[0].Position })
+		if n < 0 {
+			return
+		}
+		older = older[:n]
+	}
+	bytes := 0
+	for i := range older {
+		older[i].seal()
+		bytes += len(older[i].Frame)
+	}
+	if len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes {
+		return
+	}
+	if len(r.entries) == 0 {
+		r.newest, r.last, r.vouched = cursor, 0, page.Head
+		if n := len(older); n > 0 {
+			r.newest, r.last = older[n-1].Position, older[n-1].Position
+		}
+	}
+	r.floor, r.bytes = cursor, r.bytes+bytes
+	r.entries = slices.Concat(older, r.entries)
 }
 
 // state returns the numbers of the last reads that ended well and badly, the room's newest position and the log's head.
@@ -303,14 +393,40 @@ func (r *room) state() (read, failed uint64, newest, head int64) {
 
 func (r *room) wakeSockets() {
 	r.mu.Lock()
-	list := make([]*socket, 0, len(r.sockets))
-	for s := range r.sockets {
-		list = append(list, s)
+	if r.roll == nil {
+		r.roll = slices.Collect(maps.Keys(r.sockets))
 	}
+	list := r.roll
 	r.mu.Unlock()
 	for _, s := range list {
 		s.poke(func() {})
 	}
+}
+
+// bundle is several events of a room, ready to be written at once to every socket that stands at the same place.
+type bundle struct {
+	first, last int64 // positions
+	frames      []byte
+}
+
+// bundle returns the events of v, which has no other entries, as one write.
+func (r *room) bundle(v view, batch bool) []byte {
+	first, last := v.entries[0].Position, v.entries[len(v.entries)-1].Position
+	kind := 0
+	if batch {
+		kind = 1
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := &r.bundles[kind]
+	if b.first != first || b.last != last {
+		list := make([]message, len(v.entries))
+		for i := range v.entries {
+			list[i] = v.entries[i].message()
+		}
+		*b = bundle{first, last, join(list, batch)}
+	}
+	return b.frames
 }
 
 // token puts the one token into a wake channel.

@@ -3,8 +3,10 @@ package main
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
+	"runtime/debug"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -20,11 +22,19 @@ func (s *server) adminServer() *http.Server {
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("POST /debug/freemem", freeMemory)
+	var e edge
+	if a, ok := s.admin.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() { // who is on this machine has no other name for it
+		e.hosts = []string{"localhost", "127.0.0.1", "::1"}
+	}
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: e.wrap(mux), ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
+
+// freeMemory collects garbage and gives what is free back to the system, so that resident memory can be compared.
+func freeMemory(http.ResponseWriter, *http.Request) { debug.FreeOSMemory() }
 
 // readiness is the body of /readyz: 200 if ready, else 503.
 type readiness struct {
@@ -60,6 +70,14 @@ func (s *server) readiness() readiness {
 			} else {
 				r.Reasons = append(r.Reasons, "relay: "+reason)
 			}
+		}
+	}
+	if s.verifier != nil {
+		reasons, usable := s.verifier.Ready()
+		if usable { // the users of other issuers, or those whose keys are known, are served
+			r.Degraded = append(r.Degraded, reasons...)
+		} else {
+			r.Reasons = append(r.Reasons, reasons...)
 		}
 	}
 	if s.hub != nil {

@@ -93,7 +93,7 @@ func (c *Client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer conn.CloseNow()
+	defer conn.CloseNow() //nolint:errcheck // it is over
 	conn.SetReadLimit(1 << 20)
 	c.mu.Lock()
 	since := map[string]string{}

@@ -168,9 +168,9 @@ func TestRedisIsAwayForAWhile(t *testing.T) {
 	node.Ready()
 }
 
-// A silent system: each event is the only one, committed some time after its INSERT, while the relay sleeps.
+// A silent system: each event is the only one, committed some time after its INSERT, while the relay sleeps. Hence not in parallel;
+// `make test-long` runs it alone.
 func TestSingleEventsInASilentSystem(t *testing.T) {
-	t.Parallel()
 	w := scenario.Default(t, 1, 1)
 	node := w.Node()
 	client := scenario.NewClient("u0", node)
@@ -180,7 +180,7 @@ func TestSingleEventsInASilentSystem(t *testing.T) {
 	for n := range size(20, 200) {
 		testenv.Eventually(t, 10*time.Second, func() error {
 			if asleep, err := node.Metric("outbox_relay_asleep"); err != nil || asleep != 1 {
-				return fmt.Errorf("asleep %v, %v", asleep, err)
+				return fmt.Errorf("asleep %v (%w)", asleep, err)
 			}
 			return nil
 		})
@@ -322,7 +322,7 @@ func TestABacklogIsDrainedAtConstantMemory(t *testing.T) {
 	testenv.Eventually(t, 60*time.Second, func() error {
 		most = max(most, heap())
 		if n, err := node.Metric("outbox_relay_events_total"); err != nil || int(n) < events {
-			return fmt.Errorf("%v of %d events (%v)", n, events, err)
+			return fmt.Errorf("%v of %d events (%w)", n, events, err)
 		}
 		return nil
 	})
