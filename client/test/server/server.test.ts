@@ -125,7 +125,8 @@ test("a removed member is told, gets nothing more, and is told when they are bac
   const p1 = c.relay.program(user.p1);
   const states: string[] = [];
   p1.onStatus((s) => states.push(s.state));
-  await emit(user.p1, 1);
+  const [first = ""] = await emit(user.p1, 1);
+  await p1.waitFor(first); // in one batch with the revocation it would lie behind it
   await user.kick(user.p1);
   const [hidden = ""] = await emit(user.p1, 2);
   await until(p1, () => p1.status.state === "absent");
