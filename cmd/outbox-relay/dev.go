@@ -189,8 +189,7 @@ func (p *program) devServe(ctx context.Context, c *config, log *slog.Logger, wat
 	if err := board.Setup(ctx, s.pool); err != nil {
 		return err
 	}
-	mint := func(user string) (string, error) { return c.auth.Mint(user, devTokenTTL) }
-	s.fallback = board.Handler(board.Config{Pool: s.pool, Mint: mint, Logger: s.log})
+	s.fallback = board.Handler(board.Config{Pool: s.pool, Mint: c.auth.Mint, Logger: s.log})
 	front := part{"demo", func(ctx context.Context) error {
 		log.Info("waiting for the relay and the WebSocket server")
 		if !s.awaitReady(ctx) {
