@@ -19,12 +19,12 @@ import (
 )
 
 // Every secret of the test has this word in it, and nothing else has.
-const canary = "canary"
+const canary = "kanarie"
 
 const (
-	canarySecret   = "canary-Zq8sd7FhQ2mZx0PvLr5TnYw3BcEu6AgD"
-	canaryPassword = "canary-password-4711"
-	canaryBody     = "canary-in-the-body-of-an-event"
+	canarySecret   = "kanarie-Zq8sd7FhQ2mZx0PvLr5TnYw3BcEu6AgD"
+	canaryPassword = "kanarie-password-4711"
+	canaryBody     = "kanarie-in-the-body-of-an-event"
 )
 
 // TestNoSecretIsTold runs the real process at LOG_LEVEL=debug with a canary in every secret, drives good and bad traffic and faults through it,
@@ -176,10 +176,10 @@ func badTraffic(t *testing.T, n *scenario.Node, token string) string {
 	ctx := testenv.Context(t, time.Minute)
 	forged := token[:len(token)-8] + "AAAAAAAA"
 	for _, first := range []string{
-		fmt.Sprintf(`{"type":"auth","token":%q}`, forged), `{"type":"auth","token":"canary"}`, `{"type":"canary"}`, `{"canary`, `{"type":"auth","token":"x","since":"canary"}`,
-		fmt.Sprintf(`{"type":"auth","token":%q,"since":"canary"}`, token), fmt.Sprintf(`{"type":"auth","token":"%s"}`, strings.Repeat("canary", 20_000)),
+		fmt.Sprintf(`{"type":"auth","token":%q}`, forged), `{"type":"auth","token":"kanarie"}`, `{"type":"kanarie"}`, `{"kanarie`, `{"type":"auth","token":"x","since":"kanarie"}`,
+		fmt.Sprintf(`{"type":"auth","token":%q,"since":"kanarie"}`, token), fmt.Sprintf(`{"type":"auth","token":"%s"}`, strings.Repeat("kanarie", 20_000)),
 	} {
-		conn, _, err := websocket.Dial(ctx, n.URL()+"?token=canary", nil)
+		conn, _, err := websocket.Dial(ctx, n.URL()+"?token=kanarie", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,14 +195,14 @@ func badTraffic(t *testing.T, n *scenario.Node, token string) string {
 	}
 	for _, header := range []http.Header{
 		{"Authorization": {"Bearer " + forged}},
-		{"Authorization": {"Bearer canary"}},
-		{"Authorization": {"canary"}},
-		{"Origin": {"https://canary.example"}},
-		{"Sec-WebSocket-Version": {"canary"}},
-		{"X-Forwarded-For": {"canary"}},
-		{"Authorization": {"Bearer " + strings.Repeat("canary", 20_000)}},
+		{"Authorization": {"Bearer kanarie"}},
+		{"Authorization": {"kanarie"}},
+		{"Origin": {"https://kanarie.example"}},
+		{"Sec-WebSocket-Version": {"kanarie"}},
+		{"X-Forwarded-For": {"kanarie"}},
+		{"Authorization": {"Bearer " + strings.Repeat("kanarie", 20_000)}},
 	} {
-		for _, path := range []string{"", "/canary", "?access_token=canary"} {
+		for _, path := range []string{"", "/kanarie", "?access_token=kanarie"} {
 			r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http"+strings.TrimPrefix(n.URL(), "ws")+path, nil)
 			if err != nil {
 				t.Fatal(err)
