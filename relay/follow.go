@@ -18,7 +18,8 @@ const (
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
-	firstFlush   = 500 * time.Microsecond // assumed until ticks have been measured
+	firstFlush   = 500 * time.Microsecond // assumed until reads have been measured
+	leastFlush   = 50 * time.Microsecond
 )
 
 // follow reads the outbox for as long as the session lasts. It is awake while events come fast: it reads by itself, and nobody notifies.
@@ -43,9 +44,11 @@ func (s *session) follow(ctx context.Context) error {
 	}
 }
 
-// awake reads until nothing has come for a while.
+// awake reads until nothing has come for a while, or so little that notifications would be cheaper.
 func (s *session) awake(ctx context.Context) error {
-	for last := time.Now(); time.Since(last) < s.quiet; {
+	var seen int64 // events since
+	since := time.Now()
+	for last := since; time.Since(last) < s.quiet; {
 		began := time.Now()
 		events, err := s.step(ctx)
 		if err != nil {
@@ -55,6 +58,13 @@ func (s *session) awake(ctx context.Context) error {
 		if events > 0 {
 			last = time.Now()
 			wait = awakeTick - time.Since(began)
+		}
+		seen += events
+		if d := time.Since(since); d >= s.quiet {
+			if !fast(seen, d, s.flushTime()) {
+				return nil
+			}
+			seen, since = 0, time.Now()
 		}
 		if err := s.drain(ctx); err != nil {
 			return err
@@ -276,18 +286,31 @@ func (s *session) maintain(ctx context.Context) error {
 	return nil
 }
 
-// flushTime is the moving average of what reading a batch and committing its tick takes.
+// flushTime is about what a commit waits for the disk: what a read that commits a tick takes more than one that finds nothing.
 func (s *session) flushTime() time.Duration {
-	if s.flush == 0 {
+	if s.tick == 0 || s.empty == 0 {
 		return firstFlush
 	}
-	return s.flush
+	return max(s.tick-s.empty, leastFlush)
 }
 
-func (s *session) observeFlush(d time.Duration) {
-	s.flush = s.flushTime() + (d-s.flushTime())/16
-	s.metrics.flush.Set(s.flush.Seconds())
+// observe notes what a read took.
+func (s *session) observe(found bool, d time.Duration) {
+	average := &s.empty
+	if found {
+		average = &s.tick
+	}
+	if *average == 0 {
+		*average = d
+	}
+	*average += (d - *average) / 16
+	if found {
+		s.metrics.tick.Set(s.tick.Seconds())
+	}
 }
+
+// fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).
+func fast(commits int64, d, flush time.Duration) bool { return time.Duration(commits)*10*flush > d }
 
 // pace remembers the last wake-ups.
 type pace struct {
@@ -295,10 +318,10 @@ type pace struct {
 	next int
 }
 
-// fast notes a wake-up and reports whether they come faster than a tenth of what serialised commits could do: 1 / (10 × flush).
+// fast notes a wake-up and reports whether they come fast.
 func (p *pace) fast(now time.Time, flush time.Duration) bool {
 	oldest := p.at[p.next]
 	p.at[p.next] = now
 	p.next = (p.next + 1) % len(p.at)
-	return !oldest.IsZero() && now.Sub(oldest) < time.Duration(len(p.at))*10*flush
+	return !oldest.IsZero() && fast(int64(len(p.at)), now.Sub(oldest), flush)
 }

@@ -31,12 +31,13 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 	}
 	s.used = time.Now()
 	if tick.Events == 0 {
+		s.observe(false, s.used.Sub(began))
 		return 0, nil
 	}
 	s.last = tick
 	s.clockAt, s.clockRead = tick.At, s.used
 	if rows != nil {
-		s.observeFlush(s.used.Sub(began))
+		s.observe(true, s.used.Sub(began))
 	}
 	s.metrics.ticks.Inc()
 	if err := s.publishTick(ctx, tick, rows); err != nil {

@@ -40,14 +40,15 @@ type session struct {
 	last    outbox.Tick // the newest tick; fully published between steps
 	log     *Log
 
-	used      time.Time // when the session last answered
-	compared  time.Time // when Redis was last compared
-	suspect   bool      // Redis failed since: compare before going on
-	sleeping  bool      // holds the sleep lock
-	deaf      bool      // the newest canary wasn't heard
-	flush     time.Duration
-	clockAt   time.Time // the database's clock …
-	clockRead time.Time // … when it was read
+	used      time.Time     // when the session last answered
+	compared  time.Time     // when Redis was last compared
+	suspect   bool          // Redis failed since: compare before going on
+	sleeping  bool          // holds the sleep lock
+	deaf      bool          // the newest canary wasn't heard
+	tick      time.Duration // moving average of a read that commits a tick …
+	empty     time.Duration // … and of one that finds nothing
+	clockAt   time.Time     // the database's clock …
+	clockRead time.Time     // … when it was read
 
 	heardCanary string                 // payload of the newest one that was heard
 	canary      atomic.Pointer[canary] // the newest one that was sent; shared with sing

@@ -13,6 +13,7 @@ const (
 	roomPage    = 256     // entries per read of a room
 	bufferCount = 1024    // entries that a room keeps …
 	bufferBytes = 1 << 20 // … and their bytes; three quarters are left when either is exceeded
+	fewSockets  = 64      // that whoever brings news to a room wakes at once
 	readTimeout = 10 * time.Second
 	minBackoff  = 100 * time.Millisecond
 	maxBackoff  = 5 * time.Second
@@ -107,20 +108,25 @@ func (r *room) due() bool {
 
 // hear takes news if they begin where the room ends; else the log must be read.
 func (r *room) hear(news News) {
+	if r.learn(news) {
+		r.wakeSockets() // few: not worth another goroutine's waking up
+	} else {
+		token(r.wake)
+	}
+}
+
+// learn reports whether the sockets are all that is to be woken, and few.
+func (r *room) learn(news News) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	n := len(news.Entries)
-	switch {
-	case n == 0 || r.newest < news.After:
+	if len(news.Entries) == 0 || r.newest < news.After {
 		r.stale = true
-	case news.Entries[n-1].Position <= r.newest:
-		return // known already
-	default:
-		r.add(news.Entries)
-		r.vouched = max(r.vouched, r.newest)
-		r.trim()
+		return false
 	}
-	token(r.wake)
+	r.add(news.Entries)
+	r.vouched = max(r.vouched, r.newest)
+	r.trim()
+	return len(r.sockets) <= fewSockets
 }
 
 // add appends those of the log's next entries that aren't here yet. The caller holds mu.
