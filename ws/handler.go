@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -160,10 +161,9 @@ func (h *Hub) admit(s *socket, user string) bool {
 	}
 	h.waiting.remove(s)
 	if h.users[user] == nil {
-		h.users[user] = map[*socket]struct{}{}
 		h.topics.want(UserTopic(user), true)
 	}
-	h.users[user][s] = struct{}{}
+	h.users[user] = append(h.users[user], s)
 	s.admitted = user
 	return true
 }
@@ -175,7 +175,7 @@ func (h *Hub) remove(s *socket) {
 	h.waiting.remove(s)
 	delete(h.sockets, s)
 	if user := s.admitted; user != "" {
-		delete(h.users[user], s)
+		h.users[user] = slices.DeleteFunc(h.users[user], func(other *socket) bool { return other == s })
 		if len(h.users[user]) == 0 {
 			delete(h.users, user)
 			h.topics.want(UserTopic(user), false)

@@ -81,7 +81,7 @@ type Hub struct {
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
 	waiting waiting // those without a token yet
-	users   map[string]map[*socket]struct{}
+	users   map[string][]*socket
 	rooms   map[string]*room
 	closing bool          // no new sockets
 	gone    chan struct{} // one token when the last socket has gone
@@ -100,7 +100,7 @@ func New(c Config) (*Hub, error) {
 	h := &Hub{
 		config: c, origins: origins,
 		store: make(chan struct{}, storeReads), older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
-		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
+		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string][]*socket{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
 	h.health = newHealth(c.Logger, h.metrics.degraded)
@@ -183,7 +183,7 @@ func (h *Hub) wakeTopic(topic string, news News) {
 			r.hear(news)
 		}
 	case userTopic:
-		for s := range h.users[name] {
+		for _, s := range h.users[name] {
 			s.poke(func() { s.pending.recheck = true })
 		}
 	}

@@ -1,8 +1,14 @@
 package main
 
 import (
+	"runtime/debug"
+
 	"github.com/spf13/cobra"
 )
+
+// gcPercent is GOGC where it isn't set. Most of a server's memory is that of connections which do nothing, between the garbage of
+// their handshakes: 100 costs 1.5 KiB more for each, and saves no time that can be measured.
+const gcPercent = 35
 
 func (p *program) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -25,6 +31,9 @@ func (p *program) serveCommand() *cobra.Command {
 			return err
 		}
 		defer s.close()
+		if p.getenv("GOGC") == "" {
+			debug.SetGCPercent(gcPercent)
+		}
 		return s.run(cmd.Context())
 	}
 	return cmd
