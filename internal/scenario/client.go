@@ -17,21 +17,31 @@ import (
 
 // Client is a browser as the protocol describes one: it keeps the last position of each program and resumes with it.
 type Client struct {
-	User string
+	User     string
+	Programs []string      // what its user is a member of; nil: every program. Set before Run
+	Patience time.Duration // silence after which it connects anew, as the SDK's watchdog does; 0: for ever. Set before Run
 
 	mu        sync.Mutex
 	urls      []string
 	cursor    map[string]int64
 	all       int64 // the newest checkpoint: stands for programs without a cursor of their own
 	received  []event
+	keys      map[string]bool // of received
+	again     []event         // frames at or below the cursor
 	gaps      []gap
-	repeats   int  // frames at or below the cursor
 	lives     int  // `live` frames
 	live      bool // the present connection has said `live`
 	closed    websocket.StatusCode
+	closures  []Closure
 	unordered []string
 	drop      context.CancelFunc // cuts the present connection
 	changed   chan struct{}      // closed and replaced at every change
+}
+
+// Closure is the end of a connection by the server.
+type Closure struct {
+	Code websocket.StatusCode
+	At   time.Time
 }
 
 type event struct {
@@ -63,7 +73,7 @@ type frame struct {
 
 // NewClient returns a client that connects to any of the nodes.
 func NewClient(user string, nodes ...*Node) *Client {
-	c := &Client{User: user, cursor: map[string]int64{}, changed: make(chan struct{})}
+	c := &Client{User: user, cursor: map[string]int64{}, keys: map[string]bool{}, changed: make(chan struct{})}
 	for _, n := range nodes {
 		c.urls = append(c.urls, n.URL())
 	}
@@ -113,15 +123,29 @@ func (c *Client) connect(ctx context.Context) error {
 		return err
 	}
 	for {
-		_, message, err := conn.Read(ctx)
+		message, err := c.read(ctx, conn)
 		if err != nil {
-			c.note(func() { c.closed = websocket.CloseStatus(err) })
+			c.note(func() {
+				if c.closed = websocket.CloseStatus(err); c.closed >= 0 {
+					c.closures = append(c.closures, Closure{c.closed, time.Now()})
+				}
+			})
 			return err
 		}
 		if err := c.handle(message); err != nil {
 			return err
 		}
 	}
+}
+
+func (c *Client) read(ctx context.Context, conn *websocket.Conn) (message []byte, err error) {
+	if c.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.Patience)
+		defer cancel()
+	}
+	_, message, err = conn.Read(ctx)
+	return message, err
 }
 
 func (c *Client) note(change func()) {
@@ -173,11 +197,12 @@ func (c *Client) handle(message []byte) error {
 
 func (c *Client) event(e event) {
 	if cursor, ok := c.cursor[e.program]; ok && e.position <= cursor {
-		c.repeats++
+		c.again = append(c.again, e)
 		return
 	}
 	c.cursor[e.program] = e.position
 	c.received = append(c.received, e)
+	c.keys[e.key] = true
 }
 
 // Drop cuts the present connection, without a word to the server.
@@ -235,8 +260,28 @@ func (c *Client) Count() int { return len(c.received) }
 func (c *Client) Connected() bool { return c.live }
 
 // Has tells, inside of Until, whether the client has the event with this key.
-func (c *Client) Has(key string) bool {
-	return slices.ContainsFunc(c.received, func(e event) bool { return e.key == key })
+func (c *Client) Has(key string) bool { return c.keys[key] }
+
+// Member tells whether the client's user is a member of the program.
+func (c *Client) Member(program string) bool { return c.Programs == nil || slices.Contains(c.Programs, program) }
+
+// Closures returns the connections that the server has closed with a close frame, in their order.
+func (c *Client) Closures() []Closure {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.closures)
+}
+
+// Gaps returns how many gaps the client was told of, for that reason; "" counts all.
+func (c *Client) Gaps(reason string) (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, g := range c.gaps {
+		if reason == "" || g.reason == reason {
+			n++
+		}
+	}
+	return n
 }
 
 // Resumable tells, inside of Until, whether the client has been given a checkpoint: without one, a program of which it hasn't seen an event
