@@ -80,6 +80,13 @@ func NewClient(user string, nodes ...*Node) *Client {
 	return c
 }
 
+// NewClientAt returns a client that connects to any of the addresses, such as ws://host:port/ws.
+func NewClientAt(user string, urls ...string) *Client {
+	c := NewClient(user)
+	c.urls = urls
+	return c
+}
+
 // Run connects again and again until ctx ends.
 func (c *Client) Run(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -263,7 +270,9 @@ func (c *Client) Connected() bool { return c.live }
 func (c *Client) Has(key string) bool { return c.keys[key] }
 
 // Member tells whether the client's user is a member of the program.
-func (c *Client) Member(program string) bool { return c.Programs == nil || slices.Contains(c.Programs, program) }
+func (c *Client) Member(program string) bool {
+	return c.Programs == nil || slices.Contains(c.Programs, program)
+}
 
 // Closures returns the connections that the server has closed with a close frame, in their order.
 func (c *Client) Closures() []Closure {
@@ -287,3 +296,17 @@ func (c *Client) Gaps(reason string) (n int) {
 // Resumable tells, inside of Until, whether the client has been given a checkpoint: without one, a program of which it hasn't seen an event
 // yet would start anew after a reconnect.
 func (c *Client) Resumable() bool { return c.all > 0 }
+
+// SharedIDs returns how many ids the client has seen on more than one event: a failover that lost data hands them out again.
+func (c *Client) SharedIDs() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stamps := map[string]string{}
+	for _, e := range c.received {
+		if stamp, ok := stamps[e.id]; ok && stamp != e.timestamp {
+			n++
+		}
+		stamps[e.id] = e.timestamp
+	}
+	return n
+}

@@ -1,0 +1,2 @@
+package scenario_test
+var redisFaults, networkFaults []fault
