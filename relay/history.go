@@ -52,8 +52,9 @@ type History struct {
 	config HistoryConfig
 	deep   chan struct{} // one token per read of Postgres
 
-	clock  clock
-	topics topics
+	clock    clock
+	replaced replacements
+	topics   topics
 }
 
 // NewHistory returns a History. It connects to nothing.
@@ -74,7 +75,8 @@ func NewHistory(c HistoryConfig) *History {
 }
 
 // After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
-// outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
+// outbox.ErrExpired if after lies below what the outbox holds, outbox.ErrReplaced if it is of a history that is no more; any other error is
+// Redis' or Postgres', and the read can be repeated.
 func (h *History) After(ctx context.Context, program string, after int64, limit int) (Page, error) {
 	by := &redis.ZRangeBy{Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit)}
 	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
@@ -118,6 +120,9 @@ func (h *History) deepAfter(ctx context.Context, program string, after int64, li
 	}
 	defer h.release()
 	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit)
+	if err == nil {
+		err = stillValid(ctx, h.config.Pool, after)
+	}
 	if err != nil {
 		return Page{}, err
 	}
@@ -168,6 +173,9 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 	}
 	if head != nil {
 		page.Head = headPosition(head.Val())
+		if err := h.replaced.check(ctx, h.config.Pool, head.Val(), head.Val() == "" && len(top.Val()) > 0, after); err != nil {
+			return Page{}, false, err
+		}
 	}
 	if page.Entries, err = parse(found.Val()); err != nil {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)

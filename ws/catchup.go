@@ -39,7 +39,7 @@ func (s *socket) locate(ctx context.Context, st *seat) error {
 func (s *socket) resume(ctx context.Context, st *seat, c int64) error {
 	from, reason := c, ""
 	for _, r := range s.member.Resets {
-		if r.After < c && c < r.Before {
+		if r.After < c && c < r.Before-1 { // Before-1 is where the new history begins: who was placed there has missed nothing
 			from, reason = r.Before-1, "reset"
 		}
 	}

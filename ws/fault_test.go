@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/relay"
@@ -186,4 +189,89 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 	}
 	s.emit("p1", 1, 1)
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
+}
+
+// counted is a log that counts how often it has answered.
+type counted struct {
+	ws.Log
+	reads atomic.Int64
+}
+
+func (l *counted) After(ctx context.Context, program string, after int64, limit int) (ws.Page, error) {
+	page, err := l.Log.After(ctx, program, after, limit)
+	l.reads.Add(1)
+	return page, err
+}
+
+// more returns a check that n more reads have ended since now.
+func (l *counted) more(n int64) func() error {
+	from := l.reads.Load()
+	return func() error {
+		if got := l.reads.Load() - from; got < n {
+			return fmt.Errorf("%d reads, want %d", got, n)
+		}
+		return nil
+	}
+}
+
+// A failover loses what a connected client has been sent. It used to be told nothing: only who reconnected by himself got the gap.
+func TestFailoverUnderALiveSocketIsTold(t *testing.T) {
+	t.Parallel()
+	for _, window := range []string{"the last minutes", "older than the Redis window"} {
+		t.Run(window, func(t *testing.T) {
+			t.Parallel()
+			s := newStack(t)
+			s.user("u1", "p1")
+			stop := s.relay()
+			s.settled()
+			var log *counted
+			n := s.node(func(c *ws.Config) {
+				ttl := time.Nanosecond
+				if window == "the last minutes" {
+					ttl = 0
+				}
+				log = &counted{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: ttl})}}
+				c.Log, c.WakeInterval = log, 10*time.Millisecond
+			})
+			c := n.connect("u1")
+			c.expect("ready", "live")
+			var got []frame
+			for i := range 3 { // a tick each
+				s.emit("p1", 1+i, 1)
+				got = append(got, c.expect(events("p1", 1+i, 1)...)...)
+			}
+			stop()
+			testenv.Eventually(t, 10*time.Second, func() error { // a statement under way may commit a tick until its session has ended
+				var n int
+				err := s.pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox-relay'").Scan(&n)
+				if err == nil && n > 0 {
+					err = fmt.Errorf("%d sessions of the relay are left", n)
+				}
+				return err
+			})
+			// The new primary is on the next timeline and has never seen the third event.
+			s.exec("DELETE FROM relay.ticks WHERE position = $1", got[2].position())
+			s.exec("DELETE FROM relay.outbox WHERE id = $1::text::bigint", got[2].ID)
+			s.exec("UPDATE relay.ticks SET timeline = timeline - 1")
+			system, _, _ := strings.Cut(s.redis.Get(t.Context(), "socket:events:head").Val(), ":")
+			if err := s.redis.Set(t.Context(), "socket:events:head", system+":0:"+got[2].Position, 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+			testenv.Eventually(t, 10*time.Second, log.more(2)) // what follows is another history to this node too
+			s.relay()
+			s.emit("p1", 4, 1)
+			f, err := c.read()
+			for ; err == nil; f, err = c.read() {
+				if f.Type != "position" {
+					t.Fatalf("got %v at %s before the client was sent away, who has %v", f, f.Position, got)
+				}
+			}
+			if code := websocket.CloseStatus(err); code != websocket.StatusServiceRestart {
+				t.Fatalf("closed with %d (%v), want 1012", code, err)
+			}
+			again := n.connect("u1", fmt.Sprintf(`"since":{"p1":%q}`, got[2].Position))
+			again.expect("ready", "gap p1 reset")
+			again.until("p1:4")
+		})
+	}
 }

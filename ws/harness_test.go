@@ -50,8 +50,11 @@ func page(p relay.Page) ws.Page {
 }
 
 func expired(err error) error {
-	if errors.Is(err, outbox.ErrExpired) {
+	switch {
+	case errors.Is(err, outbox.ErrExpired):
 		return ws.ErrExpired
+	case errors.Is(err, outbox.ErrReplaced):
+		return ws.ErrReplaced
 	}
 	return err
 }

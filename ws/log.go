@@ -9,6 +9,10 @@ import (
 // between cannot be sent, and the client is told by a gap.
 var ErrExpired = errors.New("position is below the retention of the outbox")
 
+// ErrReplaced is returned by Log.After and Log.Before for a position of a history that a failover or a restore has replaced: what was sent of
+// it may be no more, and the client is told by a gap.
+var ErrReplaced = errors.New("position is of a history that has been replaced")
+
 // Log is where rooms and sockets read a program's entries from: Redis for the last minutes, Postgres for what is older. Which of
 // the two answers is the implementation's business; both give the same entries with the same positions.
 //

@@ -3,6 +3,8 @@ package ws
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -99,7 +101,10 @@ func (r *room) catchUp(ctx context.Context) error {
 		start := r.newest
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
-		if errors.Is(err, ErrExpired) {
+		if errors.Is(err, ErrReplaced) {
+			r.evict()
+		}
+		if errors.Is(err, ErrExpired) || errors.Is(err, ErrReplaced) {
 			if err = r.restart(ctx); err == nil {
 				continue
 			}
@@ -170,8 +175,8 @@ func (r *room) trim() {
 	r.entries, r.bytes = append([]Entry(nil), r.entries[keep:]...), bytes
 }
 
-// restart moves the room to the newest tick, because the outbox no longer holds what follows its newest position. Each socket meets
-// ErrExpired at its own cursor and tells its client.
+// restart moves the room to the newest tick, because the outbox no longer holds what follows its newest position, or because that is of a
+// history that is no more. Each socket meets ErrExpired at its own cursor and tells its client.
 func (r *room) restart(ctx context.Context) error {
 	m, err := r.hub.membership(ctx, "")
 	if err != nil {
@@ -302,15 +307,26 @@ func (r *room) state() (read, failed uint64, newest, head int64) {
 }
 
 func (r *room) wakeSockets() {
-	r.mu.Lock()
-	list := make([]*socket, 0, len(r.sockets))
-	for s := range r.sockets {
-		list = append(list, s)
-	}
-	r.mu.Unlock()
-	for _, s := range list {
+	for _, s := range r.present() {
 		s.poke(func() {})
 	}
+}
+
+// evict sends all sockets away before the room goes on in another history: what they were sent may be no more. Their clients come back with their
+// cursors, and are told by a gap where those lie.
+func (r *room) evict() {
+	list := r.present()
+	r.hub.config.Logger.Warn("ws: a failover or a restore has replaced history; clients are told by a gap", "program", r.program, "sockets", len(list))
+	for _, s := range list {
+		s.stop(endRestart)
+	}
+}
+
+// present are the sockets that are here now.
+func (r *room) present() []*socket {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.sockets))
 }
 
 // token puts the one token into a wake channel.

@@ -38,8 +38,11 @@ func toPage(p relay.Page) ws.Page {
 }
 
 func toError(err error) error {
-	if errors.Is(err, outbox.ErrExpired) {
+	switch {
+	case errors.Is(err, outbox.ErrExpired):
 		return ws.ErrExpired
+	case errors.Is(err, outbox.ErrReplaced):
+		return ws.ErrReplaced
 	}
 	return err
 }
