@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -59,8 +60,23 @@ type truth struct {
 }
 
 func (j *Journal) truth(ctx context.Context) (t truth, err error) {
+	if t, err = readTruth(ctx, j.world.Pool); err != nil {
+		return t, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	maps.Copy(t.programs, j.remembered)
+	return t, nil
+}
+
+// queryer is a pool or a connection.
+type queryer interface {
+	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
+}
+
+func readTruth(ctx context.Context, db queryer) (t truth, err error) {
 	t.programs = map[string]string{}
-	rows, err := j.world.Pool.Query(ctx, "SELECT data->>'key', program_id FROM relay.outbox WHERE event = 'scenario:happened'")
+	rows, err := db.Query(ctx, "SELECT data->>'key', program_id FROM relay.outbox WHERE event = 'scenario:happened'")
 	if err != nil {
 		return t, err
 	}
@@ -72,7 +88,7 @@ func (j *Journal) truth(ctx context.Context) (t truth, err error) {
 	if err != nil {
 		return t, err
 	}
-	rows, err = j.world.Pool.Query(ctx, "SELECT rebased_from, position FROM relay.ticks WHERE rebased_from IS NOT NULL")
+	rows, err = db.Query(ctx, "SELECT rebased_from, position FROM relay.ticks WHERE rebased_from IS NOT NULL")
 	if err != nil {
 		return t, err
 	}
@@ -81,6 +97,21 @@ func (j *Journal) truth(ctx context.Context) (t truth, err error) {
 		return g, err
 	})
 	return t, err
+}
+
+// Remember keeps what is committed now for Check, also if it is deleted later: relayed rows are, by retention and by a restore.
+func (j *Journal) Remember(ctx context.Context, db queryer) error {
+	t, err := readTruth(ctx, db)
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.remembered == nil {
+		j.remembered = map[string]string{}
+	}
+	maps.Copy(j.remembered, t.programs)
+	return nil
 }
 
 // Complete waits until each client has every event that the table holds, or has been told of a gap.
@@ -120,7 +151,7 @@ func (c *Client) quiet(d time.Duration) bool {
 	return len(c.received) == 0 || time.Since(c.received[len(c.received)-1].at) > d
 }
 
-// Check compares journal, database and clients. Retention must not have deleted anything.
+// Check compares journal, database and clients. What is deleted meanwhile must have been remembered.
 func (j *Journal) Check(ctx context.Context, clients ...*Client) (Report, error) {
 	t, err := j.truth(ctx)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -247,6 +248,18 @@ func (t *trial) leader(nodes ...*scenario.Node) (leads *scenario.Node) {
 		return fmt.Errorf("no node leads")
 	})
 	return leads
+}
+
+// says waits until a node's /readyz is red and gives a reason that holds the text.
+func (t *trial) says(n *scenario.Node, d time.Duration, text string) {
+	t.Helper()
+	t.within(d, func() error {
+		_, err := n.Get("/readyz")
+		if err == nil || !strings.Contains(err.Error(), text) {
+			return fmt.Errorf("want %q in /readyz, got %w", text, err)
+		}
+		return nil
+	})
 }
 
 // degraded waits until a node's /readyz says so.

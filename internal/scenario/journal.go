@@ -25,6 +25,7 @@ type Journal struct {
 	errors       []error
 	outages      int             // connection errors that Mix tolerates
 	commits      []time.Duration // what each COMMIT took
+	remembered   map[string]string
 	sequence     atomic.Int64
 }
 

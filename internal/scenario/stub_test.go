@@ -1,2 +1,3 @@
 package scenario_test
+
 var redisFaults, networkFaults []fault
