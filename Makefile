@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long test-browser check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build test test-long faults soak test-browser check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -23,6 +23,12 @@ test: check-fmt ## all tests in small sizes, with what they need, in under 5 min
 
 test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
 	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m ./...
+
+faults: ## every fault on whole systems, one line each, in about a quarter of an hour (FAULTS_SEED=n repeats a run)
+	OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 40m -run 'TestFaults$(if $(FAULT),/$(FAULT))'
+
+soak: ## the same with other seeds, again and again, for SOAK (1h)
+	SOAK=$(or $(SOAK),1h) OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 0 -run 'TestFaults$(if $(FAULT),/$(FAULT))'
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test

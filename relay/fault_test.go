@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -384,4 +385,44 @@ func TestARestoreRelaysTheTickThatWasNotPublished(t *testing.T) {
 	}
 	s.relay(nil)
 	s.eventuallyLog("p0", second)
+}
+
+// A leader that lost its session while Redis was away used to be red for ever as a standby: what it had said of Redis was never taken back.
+func TestAFormerLeaderForgetsWhatAilsTheLeader(t *testing.T) {
+	t.Parallel()
+	own := testenv.OwnRedis(t)
+	pool, url := testenv.DB(t)
+	s := &stack{t: t, pool: pool, url: url, redis: openRedis(t, own.URL())}
+	former := s.relay(nil)
+	s.eventuallyLog("p0", s.emit("p0", nil))
+	if err := own.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.emit("p0", nil)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if why := former.Ready(); len(why) != 1 || !strings.HasPrefix(why[0], "redis: ") {
+			return fmt.Errorf("Ready says %v", why)
+		}
+		return nil
+	})
+	// Whoever takes the lock next is the leader, and it isn't a relay of ours.
+	_, err := pool.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_locks
+		WHERE locktype = 'advisory' AND classid = 1919249529 AND objid = 1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := testenv.Conn(t, url)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		var got bool
+		if err := other.QueryRow(t.Context(), "SELECT pg_try_advisory_lock(1919249529, 1)").Scan(&got); err != nil || !got {
+			return fmt.Errorf("the lock isn't free (%w)", err)
+		}
+		return nil
+	})
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if why := former.Ready(); len(why) > 0 || former.Leading() {
+			return fmt.Errorf("the standby says %v", why)
+		}
+		return nil
+	})
 }

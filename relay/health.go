@@ -12,10 +12,11 @@ import (
 
 // The states that can be degraded. Each shows in Ready, in the metric outbox_relay_degraded and, when it changes, in one log line.
 const (
-	stateSession = "session" // no Postgres session, or none that can lead
-	stateRedis   = "redis"   // Redis can't be written: ticks wait
-	stateLog     = "log"     // the end of some log was lost and is being rebuilt
-	statePolling = "polling" // wake-ups don't arrive, or aren't wanted: events are found by polling
+	stateSession  = "session"  // no Postgres session, or none that can lead
+	stateRedis    = "redis"    // Redis can't be written: ticks wait
+	stateLog      = "log"      // the end of some log was lost and is being rebuilt
+	stateEviction = "eviction" // Redis may evict what it holds: nothing is lost, but it may come late
+	statePolling  = "polling"  // wake-ups don't arrive, or aren't wanted: events are found by polling
 )
 
 const connecting = "connecting to Postgres"
@@ -31,7 +32,7 @@ type health struct {
 }
 
 func newHealth(log *slog.Logger, m *metrics) *health {
-	for _, s := range []string{stateSession, stateRedis, stateLog, statePolling} {
+	for _, s := range []string{stateSession, stateRedis, stateLog, stateEviction, statePolling} {
 		m.degraded.WithLabelValues(s).Set(0)
 	}
 	return &health{log: log, metrics: m, reasons: map[string]string{}}
@@ -65,6 +66,15 @@ func (h *health) set(state, reason string) {
 		return
 	}
 	h.log.Warn("relay: degraded", "state", state, "reason", reason)
+}
+
+// follower forgets what only a leader can know: a relay that has lost its session may become a standby, whose Redis another one writes.
+func (h *health) follower() {
+	h.leading.Store(false)
+	h.metrics.leader.Set(0)
+	for _, state := range []string{stateRedis, stateLog, stateEviction, statePolling} {
+		h.set(state, "")
+	}
 }
 
 func (h *health) problems() []string {

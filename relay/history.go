@@ -54,6 +54,7 @@ type History struct {
 
 	clock    clock
 	replaced replacements
+	eviction eviction
 	topics   topics
 }
 
@@ -176,6 +177,9 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 		if err := h.replaced.check(ctx, h.config.Pool, head.Val(), head.Val() == "" && len(top.Val()) > 0, after); err != nil {
 			return Page{}, false, err
 		}
+	}
+	if len(top.Val()) == 0 && page.Head > 0 && h.eviction.possible(ctx, h.config.Redis) {
+		page.Head = 0 // the log may have been evicted: nobody knows how far it is complete
 	}
 	if page.Entries, err = parse(found.Val()); err != nil {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)

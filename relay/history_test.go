@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -153,4 +154,42 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 		compared++
 	}
 	stop()
+}
+
+// A log that isn't there used to count as complete up to the head even where Redis may have evicted it.
+func TestAMissingLogSaysNothingWhereRedisEvicts(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	r := s.relay(nil)
+	s.eventuallyLog("p0", s.emit("p0", nil))
+	head := func() int64 {
+		h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})
+		page, err := h.After(t.Context(), "p1", time.Now().UnixMicro()-1_000_000, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return page.Head
+	}
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if head() == 0 {
+			return errors.New("no head although Redis doesn't evict")
+		}
+		return nil
+	})
+	for name, value := range map[string]string{"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"} {
+		if err := s.redis.ConfigSet(t.Context(), name, value).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := head(); got != 0 {
+		t.Errorf("head %d for a log that may have been evicted, want none", got)
+	}
+	r.stop()
+	again := s.relay(nil)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if why := again.Ready(); len(why) != 1 || !strings.HasPrefix(why[0], "eviction: ") {
+			return fmt.Errorf("Ready says %v", why)
+		}
+		return nil
+	})
 }

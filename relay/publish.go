@@ -172,6 +172,7 @@ func (s *session) compare(ctx context.Context) error {
 			return err
 		}
 	}
+	s.checkEviction(ctx)
 	s.suspect, s.compared = false, time.Now()
 	s.health.set(stateLog, "")
 	return nil

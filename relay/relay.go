@@ -91,8 +91,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	for delay := firstRetry; ; {
 		began := time.Now()
 		err := r.session(ctx)
-		r.health.leading.Store(false)
-		r.metrics.leader.Set(0)
+		r.health.follower()
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the end of ctx is the way to stop; what it interrupted is no failure
 		}

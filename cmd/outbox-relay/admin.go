@@ -45,7 +45,8 @@ func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(r) // the client has gone
 }
 
-// readiness asks the parts. Polling instead of being notified is slower, and no reason to take a process out of service.
+// readiness asks the parts. Polling instead of being notified is slower, and so is what must be refilled after an eviction: no reason to
+// take a process out of service.
 func (s *server) readiness() readiness {
 	r := readiness{Role: s.config.role, Reasons: []string{}, Degraded: []string{}}
 	if s.stopping.Load() {
@@ -55,7 +56,7 @@ func (s *server) readiness() readiness {
 		leading := s.relay.Leading()
 		r.Leader = &leading
 		for _, reason := range s.relay.Ready() {
-			if strings.HasPrefix(reason, "polling: ") {
+			if strings.HasPrefix(reason, "polling: ") || strings.HasPrefix(reason, "eviction: ") {
 				r.Degraded = append(r.Degraded, "relay: "+reason)
 			} else {
 				r.Reasons = append(r.Reasons, "relay: "+reason)

@@ -30,7 +30,8 @@ type fault struct {
 	run      func(*trial) // starts what it needs and calls load once
 }
 
-// TestFaults is the fault suite: `make faults`. FAULTS_SEED repeats a run's workloads.
+// TestFaults is the fault suite: `make faults`. FAULTS_SEED repeats a run's workloads; SOAK (a duration) runs it with other seeds until that has
+// passed or a scenario fails.
 func TestFaults(t *testing.T) {
 	if os.Getenv("OUTBOX_RELAY_FAULTS") != "1" {
 		t.Skip("the fault suite takes a quarter of an hour: run `make faults`")
@@ -42,6 +43,23 @@ func TestFaults(t *testing.T) {
 			t.Fatalf("FAULTS_SEED=%q: want a number", text)
 		}
 	}
+	var soak time.Duration
+	if text := os.Getenv("SOAK"); text != "" {
+		var err error
+		if soak, err = time.ParseDuration(text); err != nil {
+			t.Fatalf("SOAK=%q: want a duration, such as 1h", text)
+		}
+	}
+	for began := time.Now(); ; seed = rand.Uint64() {
+		everything(t, seed)
+		if time.Since(began) >= soak || t.Failed() {
+			return
+		}
+	}
+}
+
+// everything runs all scenarios once.
+func everything(t *testing.T, seed uint64) {
 	fmt.Printf("FAULTS_SEED=%d\n%s\n", seed, heading)
 	references := map[string]time.Duration{} // by workload: the 99th percentile of COMMIT
 	for _, list := range [][]fault{nodeFaults, postgresFaults, redisFaults, networkFaults} {

@@ -217,6 +217,9 @@ func (n *Node) Log() string { return n.stderr.String() }
 // Pid returns the process id.
 func (n *Node) Pid() int { return n.cmd.Process.Pid }
 
+// Address is the host:port where clients connect.
+func (n *Node) Address() string { return n.address }
+
 // URL is where clients connect.
 func (n *Node) URL() string { return "ws://" + n.address + "/ws" }
 

@@ -1,3 +1,0 @@
-package scenario_test
-
-var redisFaults, networkFaults []fault
