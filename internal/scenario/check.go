@@ -99,6 +99,17 @@ func readTruth(ctx context.Context, db queryer) (t truth, err error) {
 	return t, err
 }
 
+// Trust is Remember for what the journal has committed.
+func (j *Journal) Trust() {
+	keys := j.Keys()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.remembered == nil {
+		j.remembered = map[string]string{}
+	}
+	maps.Copy(j.remembered, keys)
+}
+
 // Remember keeps what is committed now for Check, also if it is deleted later: relayed rows are, by retention and by a restore.
 func (j *Journal) Remember(ctx context.Context, db queryer) error {
 	t, err := readTruth(ctx, db)

@@ -19,6 +19,7 @@ import (
 type Client struct {
 	User     string
 	Programs []string      // what its user is a member of; nil: every program. Set before Run
+	Since    int64         // where it begins in all programs; 0: live. Set before Run
 	Patience time.Duration // silence after which it connects anew, as the SDK's watchdog does; 0: for ever. Set before Run
 
 	mu        sync.Mutex
@@ -117,7 +118,7 @@ func (c *Client) connect(ctx context.Context) error {
 	for program, position := range c.cursor {
 		since[program] = strconv.FormatInt(position, 10)
 	}
-	if c.all > 0 {
+	if c.all = max(c.all, c.Since); c.all > 0 {
 		since["*"] = strconv.FormatInt(c.all, 10)
 	}
 	c.drop = cancel

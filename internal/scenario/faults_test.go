@@ -62,7 +62,7 @@ func TestFaults(t *testing.T) {
 func everything(t *testing.T, seed uint64) {
 	fmt.Printf("FAULTS_SEED=%d\n%s\n", seed, heading)
 	references := map[string]time.Duration{} // by workload: the 99th percentile of COMMIT
-	for _, list := range [][]fault{nodeFaults, postgresFaults, redisFaults, networkFaults} {
+	for _, list := range [][]fault{nodeFaults, postgresFaults, redisFaults, networkFaults, historyFaults} {
 		for _, f := range list {
 			t.Run(f.name, func(t *testing.T) {
 				if references[f.workload] == 0 {
