@@ -22,6 +22,7 @@ type topics struct {
 
 const (
 	channelPrefix = "socket:events:"
+	nodesTopic    = "nodes"         // every node listens to it: forget what is buffered
 	pubsubPing    = 3 * time.Second // a subscription that is silent this long is pinged …
 	pubsubSilence = 2               // … and after so many silent pings dialled anew
 )
@@ -77,7 +78,7 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard
 	t := &h.topics
 	t.mu.Lock()
 	channels := make([]string, 0, len(t.names)+1)
-	channels = append(channels, channelPrefix+"nodes") // keeps the connection open while no room does
+	channels = append(channels, channelPrefix+nodesTopic) // which also keeps the connection open while no room does
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
 		channels = append(channels, channelPrefix+name)
 	}

@@ -186,6 +186,10 @@ func (h *Hub) wakeTopic(topic string) {
 		for s := range h.users[name] {
 			s.poke(func() { s.pending.recheck = true })
 		}
+	case nodesTopic:
+		for _, r := range h.rooms {
+			r.forget()
+		}
 	}
 }
 

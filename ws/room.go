@@ -37,6 +37,7 @@ type room struct {
 	last    int64   // the newest entry that Redis must still hold; 0: none
 	vouched int64   // everything of this program up to here lies at or below newest; 0: unknown
 	head    int64   // the log's head at the last read
+	forgot  int     // how often the buffer was forgotten
 	asked   uint64  // number of the newest demand for a read
 	read    uint64  // demands up to here have been met …
 	failed  uint64  // … or have failed
@@ -98,7 +99,7 @@ func (r *room) catchUp(ctx context.Context) error {
 	r.mu.Unlock()
 	for limit := roomPage; ; {
 		r.mu.Lock()
-		start := r.newest
+		start, forgot := r.newest, r.forgot
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
 		if errors.Is(err, ErrReplaced) {
@@ -116,7 +117,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			return err
 		}
 		end := len(page.Entries) < limit
-		if !r.take(start, page, end, demand) {
+		if !r.take(start, forgot, page, end, demand) {
 			continue
 		}
 		r.wakeSockets()
@@ -126,12 +127,12 @@ func (r *room) catchUp(ctx context.Context) error {
 	}
 }
 
-// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place: then the
-// page would leave a hole.
-func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
+// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place (then the
+// page would leave a hole), or if the buffer was forgotten (then it may hold what was erased).
+func (r *room) take(start int64, forgot int, page Page, end bool, demand uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newest != start {
+	if r.newest != start || r.forgot != forgot {
 		return false
 	}
 	r.entries = append(r.entries, page.Entries...)
@@ -157,6 +158,14 @@ func (r *room) take(start int64, page Page, end bool, demand uint64) bool {
 		r.vouched = page.Head
 	}
 	return true
+}
+
+// forget drops the buffer: the log is read again for whoever is behind.
+func (r *room) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries, r.bytes, r.floor = nil, 0, r.newest
+	r.forgot++
 }
 
 // trim keeps the newest entries when there are too many.

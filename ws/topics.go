@@ -10,6 +10,7 @@ import (
 const (
 	programTopic  = "program"
 	userTopic     = "user"
+	nodesTopic    = "nodes" // no name: an entry's bytes were changed
 	topicsPerCall = 500
 )
 
