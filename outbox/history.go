@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,9 +19,10 @@ type Beginner interface {
 	BeginTx(ctx context.Context, o pgx.TxOptions) (pgx.Tx, error)
 }
 
-// ReadHistory returns at least limit rows (if there are as many; at most those of a few ticks more) of a program with position > after,
-// in the order of the log, and the position through which they are complete: nothing else of the program lies in (after, through].
-// ErrExpired if after lies below what is held. The cost grows with the rows returned, not with those in the table.
+// ReadHistory returns at most limit rows of a program with position > after, in the order of the log, and the position through which they
+// are complete: nothing else of the program lies in (after, through]. They are fewer if there aren't as many, or if they have more than
+// 8 MiB of data; at least one if there is one. ErrExpired if after lies below what is held. The cost grows with the rows returned and with the
+// batches that they lie in, not with those in the table.
 func ReadHistory(ctx context.Context, db Beginner, program string, after int64, limit int) (rows []Row, through int64, err error) {
 	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
 		base, err := readBase(ctx, tx, after)
@@ -31,27 +33,33 @@ func ReadHistory(ctx context.Context, db Beginner, program string, after int64, 
 		if err != nil {
 			return err
 		}
-		cursor, lower, through0 := after, base.Snapshot, newest.Position
-		through = through0
-		for len(rows) < limit && cursor < newest.Position {
-			upper, end, err := boundAbove(ctx, tx, program, lower, newest, limit-len(rows))
+		p := page{tx: tx, program: program, after: after, before: math.MaxInt64, direction: 1, limit: limit}
+		cursor, lower := after, base.Snapshot
+		through = newest.Position
+		for len(p.rows) < limit && cursor < newest.Position {
+			upper, end, err := boundAbove(ctx, tx, program, lower, newest, limit-len(p.rows))
 			if err != nil {
 				return err
 			}
-			some, err := readRows(ctx, tx, program, lower, upper, func(p int64) bool { return p > after })
+			all, err := p.read(ctx, lower, upper)
 			if err != nil {
 				return err
 			}
-			rows = append(rows, some...)
+			if !all {
+				through = p.rows[len(p.rows)-1].Position
+				break
+			}
 			cursor, lower, through = end, upper, end
 		}
+		rows = p.rows
 		return nil
 	})
 	return rows, max(through, after), err
 }
 
-// ReadHistoryBefore returns at least limit rows (if there are as many) of a program with after < position < before, the newest of
-// them, in descending order. ErrExpired if after lies below what is held.
+// ReadHistoryBefore returns at most limit rows of a program with after < position < before, the newest of them, in descending order. They
+// are fewer if there aren't as many, or if they have more than 8 MiB of data; at least one if there is one. ErrExpired if after lies below
+// what is held.
 func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before, after int64, limit int) (rows []Row, err error) {
 	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
 		base, err := readBase(ctx, tx, after)
@@ -65,24 +73,22 @@ func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before,
 		if err != nil {
 			return fmt.Errorf("find the tick of position %d: %w", before-1, err)
 		}
-		top := upper.Snapshot
-		for len(rows) < limit {
-			bottom, done, err := boundBelow(ctx, tx, program, base.Snapshot, top, limit-len(rows))
+		p := page{tx: tx, program: program, after: after, before: before, direction: -1, limit: limit}
+		for top := upper.Snapshot; len(p.rows) < limit; {
+			bottom, done, err := boundBelow(ctx, tx, program, base.Snapshot, top, limit-len(p.rows))
 			if err != nil {
 				return err
 			}
-			some, err := readRows(ctx, tx, program, bottom, top, func(p int64) bool { return p > after && p < before })
+			all, err := p.read(ctx, bottom, top)
 			if err != nil {
 				return err
 			}
-			for i := len(some) - 1; i >= 0; i-- {
-				rows = append(rows, some[i])
-			}
-			if done {
-				return nil
+			if done || !all {
+				break
 			}
 			top = bottom
 		}
+		rows = p.rows
 		return nil
 	})
 	return rows, err
@@ -135,20 +141,33 @@ func boundBelow(ctx context.Context, tx pgx.Tx, program, lower, upper string, li
 	return ticks[limit-1].BeforeSnapshot, false, nil
 }
 
-func readRows(ctx context.Context, tx pgx.Tx, program, lower, upper string, want func(position int64) bool) ([]Row, error) {
-	found, err := queries.ProgramRows(ctx, tx, outboxdb.ProgramRowsParams{Program: program, Lower: lower, Upper: upper})
+// page collects the rows of one answer.
+type page struct {
+	tx            pgx.Tx
+	program       string
+	after, before int64 // both exclusive
+	direction     int64 // 1: ascending, -1: descending
+	limit         int
+
+	rows  []Row
+	bytes int64 // of their data
+}
+
+// read adds the rows between two snapshots, and reports whether these are all there are.
+func (p *page) read(ctx context.Context, lower, upper string) (all bool, err error) {
+	found, err := queries.ProgramRows(ctx, p.tx, outboxdb.ProgramRowsParams{
+		Program: p.program, Lower: lower, Upper: upper, After: p.after, Before: p.before, Direction: p.direction,
+		MaxRows: int32(p.limit - len(p.rows)), MaxBytes: batchBytes - p.bytes,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("read history of program %q: %w", program, err)
+		return false, fmt.Errorf("read history of program %q: %w", p.program, err)
 	}
-	rows := make([]Row, 0, len(found))
 	for _, r := range found {
-		if !want(r.Position) {
-			continue
-		}
-		rows = append(rows, Row{
+		p.bytes += int64(len(r.Data))
+		p.rows = append(p.rows, Row{
 			Position: r.Position, TickThrough: r.Tick, ID: r.ID, Program: r.ProgramID, Event: r.Event, Request: r.RequestID, Data: r.Data,
 			ByID: r.PerformedByID, ByName: r.PerformedByName, CreatedAt: r.CreatedAt.Time, Control: r.Control,
 		})
 	}
-	return rows, nil
+	return len(found) == 0 || int64(len(found)) == found[0].Total, nil
 }

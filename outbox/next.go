@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrLarge says that more rows wait than Next was asked to return: no tick was written; go on with CommitLarge and Replay.
+// ErrLarge says that more rows, or more data, wait than Next returns: no tick was written; go on with CommitLarge and Replay.
 var ErrLarge = errors.New("more rows wait than fit in one batch in memory")
 
 // ErrDeleted says that rows of a batch are gone although its tick is there. Only hands do that: the positions of what is left can't be
@@ -34,26 +34,32 @@ const insertTick = `
                           (extract(epoch FROM max(created_at)) * 1000000)::bigint) AS first
           FROM `
 
+// nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
+// long, is recognised at once.
 const nextQuery = `WITH batch AS MATERIALIZED (
-    SELECT * FROM (` + unread + `) o ORDER BY control DESC, id LIMIT $5::bigint + 1
-), tick AS (` + insertTick + `batch HAVING count(*) BETWEEN 1 AND $5::bigint) summary
+    SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
+), tick AS (` + insertTick + `batch HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint) summary
     RETURNING position, snapshot, at
 )
 SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
        t.position, t.snapshot::text, t.at
 FROM batch b LEFT JOIN tick t ON true
+WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
 ORDER BY b.control DESC, b.id`
 
 const commitLargeQuery = insertTick + `(` + unread + `) o HAVING count(*) > 0) summary
 RETURNING position, snapshot::text, events, at`
 
+// batchBytes bounds the data that is held of a batch or a chunk of one. The least chunk, of rows as large as a row may be, has 32.
+const batchBytes = 32 * MaxDataBytes
+
 // Next reads the rows after last and commits their tick, in one statement and hence one snapshot. The tick is durable (the session
-// must have synchronous_commit = on) when Next returns. No rows: the zero Tick. More than limit rows: ErrLarge, and nothing is
-// written. Any other error leaves it open whether the tick was committed: read NewestTick again.
+// must have synchronous_commit = on) when Next returns. No rows: the zero Tick. More than limit rows, or more than 8 MiB of data: ErrLarge,
+// and nothing is written. Any other error leaves it open whether the tick was committed: read NewestTick again.
 //
 // Next must not be called inside a transaction, nor on a standby.
 func Next(ctx context.Context, db DB, last Tick, cluster Cluster, limit int) (Tick, []Row, error) {
-	rows, err := db.Query(ctx, nextQuery, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline, limit)
+	rows, err := db.Query(ctx, nextQuery, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline, limit, batchBytes)
 	if err != nil {
 		return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
 	}
@@ -113,7 +119,9 @@ func CommitLarge(ctx context.Context, db DB, last Tick, cluster Cluster) (Tick, 
 }
 
 const declareReplay = `DECLARE relay_replay NO SCROLL CURSOR WITH HOLD FOR
-SELECT id, program_id, event, request_id, data::text, performed_by_id, performed_by_name, created_at, control, count(*) OVER () FROM (
+SELECT id, program_id, event, request_id, data::text, performed_by_id, performed_by_name, created_at, control,
+       count(*) OVER (), max(octet_length(data::text)) OVER ()
+FROM (
     SELECT * FROM relay.outbox a WHERE a.xid >= pg_snapshot_xmax($1::text::pg_snapshot) AND a.xid < pg_snapshot_xmax($2::text::pg_snapshot)
        AND pg_visible_in_snapshot(a.xid, $2::text::pg_snapshot)
     UNION ALL
@@ -122,9 +130,9 @@ SELECT id, program_id, event, request_id, data::text, performed_by_id, performed
     OFFSET 0) o
 ORDER BY control DESC, id`
 
-// Replay reads the batch of a committed tick again, in chunks of at most limit rows, and calls use with each. The cursor is WITH HOLD:
-// the server keeps the sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so that a
-// slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned.
+// Replay reads the batch of a committed tick again, in chunks of at most limit rows and 8 MiB of data, and calls use with each. The cursor is
+// WITH HOLD: the server keeps the sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so
+// that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned.
 func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func([]Row) error) (err error) {
 	if !tick.Replayable || tick.Events == 0 {
 		return nil
@@ -140,8 +148,9 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func(
 			err = fmt.Errorf("close the batch of tick %d: %w", tick.Position, closeErr)
 		}
 	}()
+	chunk := min(limit, batchBytes/MaxDataBytes)
 	for before := int64(0); ; {
-		rows, total, err := fetch(ctx, conn, limit)
+		rows, total, widest, err := fetch(ctx, conn, chunk)
 		if err != nil {
 			return fmt.Errorf("read the batch of tick %d: %w", tick.Position, err)
 		}
@@ -151,6 +160,7 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func(
 		if len(rows) == 0 {
 			return nil
 		}
+		chunk = min(limit, batchBytes/max(widest, 1))
 		number(rows, tick, before)
 		before += int64(len(rows))
 		if err := use(rows); err != nil {
@@ -159,16 +169,16 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func(
 	}
 }
 
-// fetch returns the next rows of the cursor, and how many rows the whole batch has.
-func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total int64, err error) {
+// fetch returns the next rows of the cursor, how many rows the whole batch has, and the bytes of the largest data among them.
+func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total int64, widest int, err error) {
 	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM relay_replay", limit), pgx.QueryExecModeDescribeExec)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	batch, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Row, error) {
 		var r Row
-		err := row.Scan(&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control, &total)
+		err := row.Scan(&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control, &total, &widest)
 		return r, err
 	})
-	return batch, total, err
+	return batch, total, widest, err
 }

@@ -38,7 +38,8 @@ func TestPlansAreIndexScans(t *testing.T) {
 	queries := map[string]string{"next": nextQuery, "large": commitLargeQuery}
 	for name, args := range map[string][]string{
 		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
-		"ProgramRows": {"program text", "lower", "upper"}, "DeleteRows": {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
+		"ProgramRows": {"program text", "lower", "upper", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint"},
+		"DeleteRows":  {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
 	} {
 		queries[name] = numbered(t, string(sqlc), name, args)
 	}
@@ -51,6 +52,34 @@ func TestPlansAreIndexScans(t *testing.T) {
 		}
 		if scans, conditions := strings.Count(plan, "Scan using"), strings.Count(plan, "Index Cond"); scans == 0 || scans > conditions+orderedTicks(plan) {
 			t.Errorf("%s: %d index scans, of which %d have a condition\n%s", name, scans, conditions, plan)
+		}
+	}
+}
+
+// Next sorted whatever waited only to say that it was too much. A backlog that took longer than the relay's 10 seconds for a read was never
+// relayed: each new session began with the same read.
+func TestABacklogIsRecognisedByItsFirstRows(t *testing.T) {
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	exec := func(query string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+	}
+	exec(PlanSettings + "; INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5000)")
+	exec("PREPARE backlog AS " + nextQuery)
+	rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN (ANALYZE, TIMING off) EXECUTE backlog('%s', 0, 1, 1, 100, 1000000)", Genesis), pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		if m := regexp.MustCompile(`actual rows=(\d+)`).FindStringSubmatch(line); m != nil && len(m[1]) > 3 {
+			t.Errorf("100 rows fit, and the plan reads %s\n%s", m[1], strings.Join(lines, "\n"))
 		}
 	}
 }

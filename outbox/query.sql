@@ -64,23 +64,26 @@ FROM (
 ORDER BY tick.position DESC;
 
 -- name: ProgramRows :many
--- A program's rows between two snapshots, in the order of the log, with their positions: a row's tick is the first whose snapshot
--- sees its xid, and its position follows from its rank in that tick's batch.
-WITH mine AS MATERIALIZED (
-    SELECT o.id, o.control, tick.position AS tick
-    FROM relay.outbox o, LATERAL (
-        SELECT t.position FROM relay.ticks t
-        WHERE pg_snapshot_xmax(t.snapshot) > o.xid AND pg_visible_in_snapshot(o.xid, t.snapshot)
-        ORDER BY pg_snapshot_xmax(t.snapshot), t.position
-        LIMIT 1
-    ) tick
+-- At most max_rows of a program's rows between two snapshots with after < position < before, in the order of the log (direction 1) or
+-- from its end (-1), with their positions: a row's tick is the first whose snapshot sees its xid, and its position follows from its rank in
+-- that tick's batch. total is how many there are. A row that would make more than max_bytes of data is left out, unless it is the first.
+WITH transactions AS MATERIALIZED (
+    SELECT DISTINCT o.xid
+    FROM relay.outbox o
     WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
       AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
 ), ranked AS (
     SELECT batch.id, (t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id))::bigint AS position,
            (batch.program_id = @program)::boolean AS wanted, t.position AS tick
-    FROM (SELECT DISTINCT tick FROM mine) d
-    JOIN relay.ticks t ON t.position = d.tick
+    FROM (
+        SELECT DISTINCT tick.position FROM transactions x, LATERAL (
+            SELECT k.position FROM relay.ticks k
+            WHERE pg_snapshot_xmax(k.snapshot) > x.xid AND pg_visible_in_snapshot(x.xid, k.snapshot)
+            ORDER BY pg_snapshot_xmax(k.snapshot), k.position
+            LIMIT 1
+        ) tick
+    ) d
+    JOIN relay.ticks t ON t.position = d.position
     LEFT JOIN relay.ticks p ON p.position = t.after
     CROSS JOIN LATERAL (
         SELECT a.id, a.control, a.program_id FROM relay.outbox a
@@ -90,10 +93,24 @@ WITH mine AS MATERIALIZED (
         WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(p.snapshot, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
         OFFSET 0
     ) batch
+), page AS (
+    SELECT ranked.id, ranked.position, ranked.tick, count(*) OVER () AS total
+    FROM ranked
+    WHERE ranked.wanted AND ranked.position > @after::bigint AND ranked.position < @before::bigint
+    ORDER BY ranked.position * @direction::bigint
+    LIMIT @max_rows
 )
-SELECT r.position, r.tick, o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control
-FROM (SELECT ranked.id, ranked.position, ranked.tick FROM ranked WHERE ranked.wanted OFFSET 0) r JOIN relay.outbox o ON o.id = r.id
-ORDER BY r.position;
+SELECT found.position, found.tick, found.id, found.program_id, found.event, found.request_id, found.data, found.performed_by_id,
+       found.performed_by_name, found.created_at, found.control, found.total
+FROM (
+    SELECT r.position, r.tick, r.total, o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id,
+           o.performed_by_name, o.created_at, o.control,
+           sum(octet_length(o.data::text)) OVER (ORDER BY r.position * @direction::bigint) - octet_length(o.data::text) AS bytes_before,
+           octet_length(o.data::text) AS bytes
+    FROM page r JOIN relay.outbox o ON o.id = r.id
+) found
+WHERE found.bytes_before = 0 OR found.bytes_before + found.bytes <= @max_bytes::bigint
+ORDER BY found.position * @direction::bigint;
 
 -- name: RowsAfter :many
 -- Who wrote what since a snapshot, without the bodies: enough to compute every program's newest position.

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,36 +16,6 @@ func Oldest(ctx context.Context, db DB) (int64, error) {
 		return 0, fmt.Errorf("read the oldest tick: %w", err)
 	}
 	return position, nil
-}
-
-// ErrReplaced says that a cursor lies in a stretch of positions that a failover or a restore has replaced: what its holder has seen there
-// may be no more.
-var ErrReplaced = errors.New("position is of a history that a failover or a restore has replaced")
-
-// Reset is such a stretch. After survived, and Base begins the new history: cursors strictly between them are of no use.
-type Reset struct{ After, Base int64 }
-
-// Resets returns all stretches that have been replaced, ascending; almost always none.
-func Resets(ctx context.Context, db DB) ([]Reset, error) {
-	rows, err := db.Query(ctx, `SELECT rebased_from, position - events FROM relay.ticks WHERE rebased_from IS NOT NULL ORDER BY position`)
-	if err != nil {
-		return nil, fmt.Errorf("read where history was replaced: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Reset])
-	if err != nil {
-		return nil, fmt.Errorf("read where history was replaced: %w", err)
-	}
-	return list, nil
-}
-
-// Replaced returns ErrReplaced if a cursor lies in one of the stretches.
-func Replaced(resets []Reset, cursor int64) error {
-	for _, r := range resets {
-		if r.After < cursor && cursor < r.Base {
-			return fmt.Errorf("%w: %d lies between %d and %d", ErrReplaced, cursor, r.After, r.Base)
-		}
-	}
-	return nil
 }
 
 // rebaseGap is how far above everything known a new history begins, in µs.

@@ -7,12 +7,16 @@ local before, window, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV
 local top = redis.call('ZREVRANGE', key, 0, 0, 'WITHSCORES')
 local newest = tonumber(top[2] or '0')
 local add = {}
+local after = 0 -- the predecessor of the first entry added; 0: not known
 
 for i = 5, #ARGV, 2 do
   local position = tonumber(ARGV[i])
   if position > newest then
     if #add == 0 and before ~= newest and before >= position - window then
       return { newest < before and 'behind' or 'late', top[2] or '0' }
+    end
+    if #add == 0 then
+      after = before
     end
     add[#add + 1] = ARGV[i]
     add[#add + 1] = ARGV[i + 1]
@@ -36,5 +40,20 @@ end
 redis.call('ZREMRANGEBYSCORE', key, '-inf', '(' .. string.format('%.0f', before - window))
 redis.call('ZREMRANGEBYRANK', key, 0, -most - 1)
 redis.call('EXPIRE', key, ARGV[4])
-redis.call('PUBLISH', key, add[#add - 1])
+
+-- The message holds the entries themselves if they are few: whoever has everything up to their predecessor needn't read the log.
+local message, size = add[#add - 1], 0
+for i = 2, #add, 2 do
+  size = size + #add[i]
+end
+if after > 0 and size <= 16384 and #add <= 128 then
+  local head, bodies = { string.format('%.0f', after) }, {}
+  for i = 1, #add, 2 do
+    head[#head + 1] = add[i]
+    head[#head + 1] = #add[i + 1]
+    bodies[#bodies + 1] = add[i + 1]
+  end
+  message = table.concat(head, ' ') .. '\n' .. table.concat(bodies)
+end
+redis.call('PUBLISH', key, message)
 return { 'ok', tostring(#add / 2) }

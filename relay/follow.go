@@ -17,7 +17,7 @@ const (
 	fallbackPoll = time.Second            // a sleeping relay reads this often without being woken …
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
-	notifyGrace  = 100 * time.Millisecond // a notification may arrive this much after its event was found by a fallback read
+	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
 	firstFlush   = 500 * time.Microsecond // assumed until ticks have been measured
 )
 
@@ -100,19 +100,24 @@ func (s *session) wakeUp(ctx context.Context) error {
 // the sleep lock to a Redis outage.
 //
 // Transactions that inserted before the lock was taken saw the relay awake and won't notify: until all of them have ended it
-// keeps reading. A transaction's locks leave pg_locks after its rows have become visible, so that the read after that misses nothing.
+// keeps reading. A transaction's locks leave pg_locks after its rows have become visible, so that the read after that misses nothing;
+// those that had ended before they could be listed are what the first read is for.
 func (s *session) asleep(ctx context.Context) error {
 	writers, err := s.writersInFlight(ctx)
 	if err != nil {
+		return err
+	}
+	if _, err := s.step(ctx); err != nil {
 		return err
 	}
 	var (
 		wakes pace
 		doze  = awakePoll
 		hot   bool // the last fallback read found events
+		late  unasked
 	)
 	for s.sleeping {
-		wait := fallbackPoll
+		wait := s.Relay.poll
 		dozing := len(writers) > 0
 		switch {
 		case dozing:
@@ -136,11 +141,9 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		hot = false
-		if events > 0 && !notified && !dozing {
-			if hot, err = s.unannounced(ctx); err != nil {
-				return err
-			}
+		s.metrics.fallback.Add(float64(late.settle(time.Now(), notified)))
+		if hot = events > 0 && !notified && !dozing; hot {
+			late.found(time.Now())
 		}
 		if err := s.maintain(ctx); err != nil {
 			return err
@@ -149,14 +152,31 @@ func (s *session) asleep(ctx context.Context) error {
 	return nil
 }
 
-// unannounced tells whether the events that a fallback read found came without a notification (which may only be late), and counts it.
-func (s *session) unannounced(ctx context.Context) (bool, error) {
-	notified, err := s.wait(ctx, notifyGrace)
-	if err != nil || notified {
-		return false, err
+// unasked counts the reads that found events without a notification, until it is clear that none is on its way: a commit is visible before
+// it notifies, and on a busy machine much may happen in between.
+type unasked struct {
+	reads int
+	since time.Time
+}
+
+// found notes such a read.
+func (u *unasked) found(now time.Time) {
+	if u.reads == 0 {
+		u.since = now
 	}
-	s.metrics.fallback.Inc()
-	return true, nil
+	u.reads++
+}
+
+// settle returns how many reads nobody will have announced, and forgets them. A notification may stand for any number of commits.
+func (u *unasked) settle(now time.Time, notified bool) (reads int) {
+	if notified {
+		u.reads = 0
+	}
+	if now.Sub(u.since) < notifyGrace {
+		return 0
+	}
+	reads, u.reads = u.reads, 0
+	return reads
 }
 
 // wait returns when notified, or after d. Several notifications count as one: the read that follows sees what all of them announced.

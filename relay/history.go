@@ -53,7 +53,6 @@ type History struct {
 	deep   chan struct{} // one token per read of Postgres
 
 	clock    clock
-	replaced replacements
 	eviction eviction
 	topics   topics
 }
@@ -76,8 +75,7 @@ func NewHistory(c HistoryConfig) *History {
 }
 
 // After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
-// outbox.ErrExpired if after lies below what the outbox holds, outbox.ErrReplaced if it is of a history that is no more; any other error is
-// Redis' or Postgres', and the read can be repeated.
+// outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
 func (h *History) After(ctx context.Context, program string, after int64, limit int) (Page, error) {
 	by := &redis.ZRangeBy{Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit)}
 	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
@@ -112,7 +110,7 @@ func (h *History) Before(ctx context.Context, program string, before, after int6
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Entries: entries(rows[:min(len(rows), limit)])}, nil
+	return Page{Entries: entries(rows)}, nil
 }
 
 func (h *History) deepAfter(ctx context.Context, program string, after int64, limit int) (Page, error) {
@@ -120,18 +118,19 @@ func (h *History) deepAfter(ctx context.Context, program string, after int64, li
 		return Page{}, err
 	}
 	defer h.release()
-	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit)
-	if err == nil {
-		err = stillValid(ctx, h.config.Pool, after)
+	page := Page{Through: after}
+	for len(page.Entries) < limit { // large rows come in several answers
+		rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, page.Through, limit-len(page.Entries))
+		if err != nil {
+			return Page{}, err
+		}
+		page.Entries = append(page.Entries, entries(rows)...)
+		page.Through = through
+		if len(rows) == 0 || through > rows[len(rows)-1].Position {
+			break
+		}
 	}
-	if err != nil {
-		return Page{}, err
-	}
-	if len(rows) > limit {
-		rows = rows[:limit]
-		through = rows[limit-1].Position
-	}
-	return Page{Entries: entries(rows), Through: through}, nil
+	return page, nil
 }
 
 func (h *History) acquire(ctx context.Context) error {
@@ -174,9 +173,6 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 	}
 	if head != nil {
 		page.Head = headPosition(head.Val())
-		if err := h.replaced.check(ctx, h.config.Pool, head.Val(), head.Val() == "" && len(top.Val()) > 0, after); err != nil {
-			return Page{}, false, err
-		}
 	}
 	if len(top.Val()) == 0 && page.Head > 0 && h.eviction.possible(ctx, h.config.Redis) {
 		page.Head = 0 // the log may have been evicted: nobody knows how far it is complete

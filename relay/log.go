@@ -46,6 +46,7 @@ type Log struct {
 	window time.Duration // age up to which entries are kept, measured from the newest
 	most   int           // entries per program
 	log    *slog.Logger
+	now    func() int64 // the database's clock, as a position
 
 	newest map[string]int64 // the predecessor: each program's newest position within the window
 	head   string           // what the head key is believed to hold
@@ -71,7 +72,7 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 	cmds := make([]*redis.Cmd, len(parts))
 	for i, p := range parts {
 		args := make([]any, 0, 4+2*len(p.positions))
-		args = append(args, l.newest[p.program], l.window.Microseconds(), l.most, int64((l.window+skewAllowance)/time.Second))
+		args = append(args, l.newest[p.program], l.window.Microseconds(), l.most, int64(l.life(p)/time.Second))
 		for k, position := range p.positions {
 			args = append(args, position, p.frames[k])
 		}
@@ -98,6 +99,13 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 		}
 	}
 	return behind, nil
+}
+
+// life is how long a log must be kept after p has been appended: until p's last entry leaves the window by the database's clock. Positions
+// may be ahead of that clock, after it was set back or after a rebase.
+func (l *Log) life(p part) time.Duration {
+	ahead := max(0, p.positions[len(p.positions)-1]-l.now())
+	return l.window + skewAllowance + time.Duration(ahead)*time.Microsecond
 }
 
 func parseReply(cmd *redis.Cmd) (reply, error) {

@@ -33,7 +33,10 @@ const (
 )
 
 func newModelLog(client *redis.Client) *Log {
-	return &Log{redis: client, window: modelWindow, most: modelMost, log: slog.New(slog.DiscardHandler), newest: map[string]int64{}}
+	return &Log{
+		redis: client, window: modelWindow, most: modelMost, log: slog.New(slog.DiscardHandler), newest: map[string]int64{},
+		now: func() int64 { return 0 },
+	}
 }
 
 func modelPart(positions []int64) part {

@@ -14,6 +14,7 @@ import (
 const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
+	refillRows   = 10_000          // read at a time, of at most 8 MiB
 )
 
 // step reads what is new, commits its tick and publishes it. It returns how many events that were.
@@ -161,6 +162,9 @@ func (s *session) compare(ctx context.Context) error {
 		return err
 	}
 	for _, program := range foreign {
+		if err := s.ping(ctx); err != nil { // what a former leader doesn't know is its successor's
+			return err
+		}
 		s.config.Logger.Warn("relay: a log holds what its history doesn't explain; it is deleted and built anew", "program", program)
 		err := s.withRedis(ctx, func(ctx context.Context) error { return s.log.redis.Del(ctx, keyPrefix+program).Err() })
 		if err != nil {
@@ -188,7 +192,7 @@ func (s *session) refill(ctx context.Context, program string) error {
 	}
 	delete(s.log.newest, program)
 	for cursor := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds()); cursor < s.last.Position; {
-		rows, through, err := outbox.ReadHistory(ctx, s.conn, program, cursor, maxBatch)
+		rows, through, err := outbox.ReadHistory(ctx, s.conn, program, cursor, refillRows)
 		if err != nil {
 			return err
 		}

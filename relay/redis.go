@@ -10,6 +10,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// bufferSize is that of a connection's two buffers. The library's 32 KiB would be the largest part of a process without traffic.
+const bufferSize = 8 << 10
+
 // OpenRedis returns a client for a REDIS_URL: redis:// and rediss:// for one server, with several hosts (redis://h1:6379,h2:6379) for Redis
 // Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel. It connects to nothing. Every command ends within its
 // context; a command is not repeated behind the caller's back.
@@ -31,6 +34,7 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 	}
 	if len(hosts) == 1 {
 		options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries, options.DialerRetries = true, true, -1, 1
+		options.ReadBufferSize, options.WriteBufferSize = bufferSize, bufferSize
 		return redis.NewClient(options), nil
 	}
 	addrs := []string{options.Addr}
@@ -38,6 +42,7 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 	return redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: addrs, Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
 		ContextTimeoutEnabled: true, DisableIdentity: true, DialerRetries: 1, MaxRedirects: 3,
+		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
 	}), nil
 }
 
@@ -54,6 +59,7 @@ func openSentinel(rest string) (redis.UniversalClient, error) {
 	options := &redis.FailoverOptions{
 		MasterName: path[0], SentinelAddrs: append([]string{u.Host}, hosts[1:]...),
 		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second,
+		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
 	}
 	if len(path) > 1 {
 		if _, err := fmt.Sscan(path[1], &options.DB); err != nil {

@@ -61,6 +61,7 @@ type Relay struct {
 	health  *health
 	metrics *metrics
 	quiet   time.Duration // without events for this long it falls asleep; quietFor, but for tests that want many sleeps
+	poll    time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 
 // New checks the configuration. It connects to nothing.
@@ -70,7 +71,7 @@ func New(c Config) (*Relay, error) {
 		return nil, err
 	}
 	m := newMetrics(c.Registerer)
-	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m), quiet: quietFor}, nil
+	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m), quiet: quietFor, poll: fallbackPoll}, nil
 }
 
 // Ready returns why the relay doesn't do its whole work at this moment, one reason a line; nothing if all is well. A standby that

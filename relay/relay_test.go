@@ -58,3 +58,23 @@ func TestLargeBacklogIsReplayed(t *testing.T) {
 		t.Errorf("%v ticks, want 1: a batch is never cut", got)
 	}
 }
+
+// When the database's clock was set back, positions run ahead of it until it has caught up. A program's key lived as long as ever, and then
+// Redis answered a cursor within the window, by that clock, with nothing: what lay behind the cursor was never sent.
+func TestALogOutlivesAClockSetBack(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.relay(nil)
+	s.eventuallyLog("p0", s.emit("p0", nil))
+	const hour = 3600
+	_, err := s.pool.Exec(t.Context(), `INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
+		SELECT t.position + $1::bigint * 1000000, t.position, t.snapshot, 0, t.at, t.system_id, t.timeline FROM relay.ticks t ORDER BY t.position DESC LIMIT 1`, hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.eventuallyLog("p1", s.emit("p1", nil))
+	life := s.redis.TTL(t.Context(), "socket:events:program:p1").Val()
+	if least := (hour + 300) * time.Second; life < least {
+		t.Errorf("the log lives for %v, and Redis is asked about its entry for %v", life, least)
+	}
+}

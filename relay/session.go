@@ -71,6 +71,7 @@ func (r *Relay) session(ctx context.Context) error {
 		Relay: r, conn: conn, cluster: server.Cluster, used: time.Now(), clockAt: server.Now, clockRead: time.Now(),
 		log: &Log{redis: r.config.Redis, window: r.config.RecentTTL, most: r.config.LogLimit, log: r.config.Logger, newest: map[string]int64{}},
 	}
+	s.log.now = s.now
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.retain(ctx) })
 	group.Go(func() error { return s.run(ctx) })
@@ -195,19 +196,30 @@ func (s *session) openLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.last.Position != 0 && s.last.Cluster != s.cluster {
+	same := s.last.Position != 0
+	if same && s.last.Cluster != s.cluster {
+		same = false
 		if err := s.rebase(ctx, seen); err != nil {
 			return err
 		}
 	}
-	if s.log.head == "" || s.last.Position != 0 && headCluster(s.log.head) == s.cluster {
+	was := headCluster(s.log.head)
+	if same && (s.log.head == "" || was == s.cluster) {
 		return nil
 	}
-	if was := headCluster(s.log.head); was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
+	if was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
 		return fmt.Errorf("%w (%s)", errNewer, s.log.head)
 	}
-	s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
-	return s.withRedis(ctx, s.log.clear)
+	if s.log.head != "" {
+		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
+	}
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		if err := s.log.clear(ctx); err != nil {
+			return err
+		}
+		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
+		return s.log.redis.Publish(ctx, channelPrefix+nodesTopic, s.last.Position).Err()
+	})
 }
 
 // now is the database's clock as a position, carried on by the monotonic clock.
@@ -218,6 +230,11 @@ func (s *session) keepAlive(ctx context.Context) error {
 	if time.Since(s.used) < pingInterval {
 		return nil
 	}
+	return s.ping(ctx)
+}
+
+// ping makes sure that the session, and with it the leader's lock, is still there.
+func (s *session) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := s.conn.Ping(ctx); err != nil {

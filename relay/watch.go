@@ -22,7 +22,7 @@ type topics struct {
 
 const (
 	channelPrefix = "socket:events:"
-	nodesTopic    = "nodes"         // every node listens to it: forget what is buffered
+	nodesTopic    = "nodes"         // every node listens to it: an event was erased, or a new history has begun
 	pubsubPing    = 3 * time.Second // a subscription that is silent this long is pinged …
 	pubsubSilence = 2               // … and after so many silent pings dialled anew
 )
@@ -62,7 +62,7 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
 // that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. wake must not block.
-func (h *History) Watch(ctx context.Context, wake func(topic string)) error {
+func (h *History) Watch(ctx context.Context, wake func(topic string, news News)) error {
 	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
 		if heard := h.watchOnce(ctx, wake); heard {
 			delay = firstRetry
@@ -74,7 +74,7 @@ func (h *History) Watch(ctx context.Context, wake func(topic string)) error {
 }
 
 // watchOnce is the life of one subscription connection. It tells whether anything was heard on it.
-func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard bool) {
+func (h *History) watchOnce(ctx context.Context, wake func(topic string, news News)) (heard bool) {
 	t := &h.topics
 	t.mu.Lock()
 	channels := make([]string, 0, len(t.names)+1)
@@ -109,10 +109,14 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string)) (heard
 		switch m := message.(type) {
 		case *redis.Subscription:
 			if m.Kind == "subscribe" {
-				wake(strings.TrimPrefix(m.Channel, channelPrefix))
+				wake(strings.TrimPrefix(m.Channel, channelPrefix), News{})
 			}
 		case *redis.Message:
-			wake(strings.TrimPrefix(m.Channel, channelPrefix))
+			news, err := parseNews(m.Payload)
+			if err != nil { // somebody else's: the log says what there is
+				h.config.Logger.Debug("relay: a message can't be read", "channel", m.Channel, "err", err)
+			}
+			wake(strings.TrimPrefix(m.Channel, channelPrefix), news)
 		}
 	}
 	return heard

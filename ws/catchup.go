@@ -39,7 +39,7 @@ func (s *socket) locate(ctx context.Context, st *seat) error {
 func (s *socket) resume(ctx context.Context, st *seat, c int64) error {
 	from, reason := c, ""
 	for _, r := range s.member.Resets {
-		if r.After < c && c < r.Before-1 { // Before-1 is where the new history begins: who was placed there has missed nothing
+		if r.After < c && c < r.Before-1 { // the new history begins at Before-1: a checkpoint may say so
 			from, reason = r.Before-1, "reset"
 		}
 	}
@@ -91,6 +91,9 @@ func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, er
 		if !t.add(recent[i]) {
 			return t.first - 1, nil
 		}
+	}
+	if err := s.flush(); err != nil { // what follows may take a while
+		return 0, err
 	}
 	for before := min(j, floor) + 1; before-1 > from; {
 		page, err := st.room.deepBefore(ctx, before, from, t.max+batchCount)

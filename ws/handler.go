@@ -99,7 +99,8 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 		}
 	}
 	s.hear()
-	conn, err := websocket.Accept(&limitedWriter{ResponseWriter: w}, r, s.acceptOptions())
+	s.wire = &wire{timeout: h.config.WriteTimeout}
+	conn, err := websocket.Accept(&limitedWriter{w, s.wire}, r, s.acceptOptions())
 	if err != nil {
 		return // Accept has answered
 	}

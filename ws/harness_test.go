@@ -41,20 +41,26 @@ func (l logs) Before(ctx context.Context, program string, before, after int64, l
 	return page(p), expired(err)
 }
 
+func (l logs) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return l.History.Watch(ctx, func(topic string, news relay.News) {
+		wake(topic, ws.News{After: news.After, Entries: entries(news.Entries)})
+	})
+}
+
 func page(p relay.Page) ws.Page {
-	w := ws.Page{Through: p.Through, Newest: p.Newest, Head: p.Head}
-	for _, e := range p.Entries {
-		w.Entries = append(w.Entries, ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)})
+	return ws.Page{Entries: entries(p.Entries), Through: p.Through, Newest: p.Newest, Head: p.Head}
+}
+
+func entries(list []relay.Entry) (entries []ws.Entry) {
+	for _, e := range list {
+		entries = append(entries, ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)})
 	}
-	return w
+	return entries
 }
 
 func expired(err error) error {
-	switch {
-	case errors.Is(err, outbox.ErrExpired):
+	if errors.Is(err, outbox.ErrExpired) {
 		return ws.ErrExpired
-	case errors.Is(err, outbox.ErrReplaced):
-		return ws.ErrReplaced
 	}
 	return err
 }

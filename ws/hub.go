@@ -137,7 +137,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.wakeRooms(work); return nil })
 
 	<-ctx.Done()
-	h.shutdown() // no socket is left to start anything
+	h.shutdown(cancel) // no socket is left to start anything
 	cancel()
 	return group.Wait()
 }
@@ -173,14 +173,14 @@ func (h *Hub) watch(ctx context.Context) {
 }
 
 // wakeTopic must not block.
-func (h *Hub) wakeTopic(topic string) {
+func (h *Hub) wakeTopic(topic string, news News) {
 	kind, name := splitTopic(topic)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch kind {
 	case programTopic:
 		if r := h.rooms[name]; r != nil {
-			token(r.wake)
+			r.hear(news)
 		}
 	case userTopic:
 		for s := range h.users[name] {
@@ -189,6 +189,9 @@ func (h *Hub) wakeTopic(topic string) {
 	case nodesTopic:
 		for _, r := range h.rooms {
 			r.forget()
+		}
+		for s := range h.sockets {
+			s.poke(func() { s.pending.recheck = true })
 		}
 	}
 }
@@ -205,7 +208,7 @@ func (h *Hub) wakeRooms(ctx context.Context) {
 		}
 		h.mu.Lock()
 		for _, r := range h.rooms {
-			token(r.wake)
+			r.hear(News{})
 		}
 		h.mu.Unlock()
 	}
@@ -232,6 +235,7 @@ func (h *Hub) join(s *socket, program string, position int64) *room {
 	}
 	r.mu.Lock()
 	r.sockets[s] = struct{}{}
+	r.roll = nil
 	r.mu.Unlock()
 	return r
 }
@@ -243,6 +247,7 @@ func (h *Hub) leave(s *socket, r *room) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sockets, s)
+	r.roll = nil
 	if len(r.sockets) > 0 || h.rooms[r.program] != r {
 		return
 	}
@@ -290,8 +295,9 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	return err
 }
 
-// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone or have had their time.
-func (h *Hub) shutdown() {
+// shutdown closes all sockets, spread over ShutdownGrace, and returns when they are gone. Those that have had their time are cut, with abort
+// in the middle of whatever they wait for.
+func (h *Hub) shutdown(abort func()) {
 	h.mu.Lock()
 	h.closing = true
 	list := make([]*socket, 0, len(h.sockets))
@@ -312,6 +318,7 @@ func (h *Hub) shutdown() {
 		select {
 		case <-h.gone:
 		case <-timer.C:
+			abort()
 			h.mu.Lock()
 			for s := range h.sockets {
 				h.start(func(context.Context) { _ = s.conn.CloseNow() })

@@ -2,8 +2,10 @@ package ws
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 )
@@ -11,8 +13,17 @@ import (
 // errTooBig ends the reading of a connection whose client announces a frame that is too long.
 var errTooBig = errors.New("frame is too long")
 
-// limitedWriter hands out its connection with a watch on the headers of the client's frames.
-type limitedWriter struct{ http.ResponseWriter }
+const (
+	readBuffer  = 256 // bytes; clients send little
+	writeBuffer = 128 // bytes; a control frame has at most 127
+)
+
+// limitedWriter hands out its connection with a watch on the headers of the client's frames, and keeps it as wire. The server's own
+// buffers, 8 KiB for each connection, are left behind.
+type limitedWriter struct {
+	http.ResponseWriter
+	wire *wire // once hijacked
+}
 
 // Hijack implements http.Hijacker.
 func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -21,14 +32,18 @@ func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	limited := &limitedConn{Conn: conn}
+	w.wire.Conn = limited
+	reader := bufio.NewReaderSize(limited, readBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // sent along with the request: its frames count too
 		early, _ := rw.Reader.Peek(n)
 		if err := limited.scan(early); err != nil {
 			_ = conn.Close()
 			return nil, nil, err
 		}
+		reader = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), limited), max(n, readBuffer))
+		_, _ = reader.Peek(n) // the library asks what is buffered
 	}
-	return limited, rw, nil
+	return w.wire, bufio.NewReadWriter(reader, bufio.NewWriterSize(w.wire, writeBuffer)), nil
 }
 
 // limitedConn refuses a frame by what its header announces: the library would wait for 2^62 bytes. It follows the frames without

@@ -9,10 +9,6 @@ import (
 // between cannot be sent, and the client is told by a gap.
 var ErrExpired = errors.New("position is below the retention of the outbox")
 
-// ErrReplaced is returned by Log.After and Log.Before for a position of a history that a failover or a restore has replaced: what was sent of
-// it may be no more, and the client is told by a gap.
-var ErrReplaced = errors.New("position is of a history that has been replaced")
-
 // Log is where rooms and sockets read a program's entries from: Redis for the last minutes, Postgres for what is older. Which of
 // the two answers is the implementation's business; both give the same entries with the same positions.
 //
@@ -23,17 +19,18 @@ type Log interface {
 	After(ctx context.Context, program string, after int64, limit int) (Page, error)
 	// Before returns at most limit entries of the program with after < position < before, descending.
 	Before(ctx context.Context, program string, before, after int64, limit int) (Page, error)
-	// Watch blocks until ctx ends. It calls wake(topic) for every message on a topic that Subscribe named and every time a
-	// subscription to it is confirmed, also after a reconnect. wake must not block.
-	Watch(ctx context.Context, wake func(topic string)) error
+	// Watch blocks until ctx ends. It calls wake(topic, news) for every message on a topic that Subscribe named and, without news, every time
+	// a subscription to it is confirmed, also after a reconnect. wake must not block.
+	Watch(ctx context.Context, wake func(topic string, news News)) error
 	// Subscribe adds topics (ProgramTopic, UserTopic) to those that Watch reports. It does not wait for the confirmation.
 	Subscribe(ctx context.Context, topics ...string) error
 	// Unsubscribe removes topics.
 	Unsubscribe(ctx context.Context, topics ...string) error
 }
 
-// NodesTopic is the topic on which nodes learn that they must forget what they have buffered; Watch reports it without being asked, and at
-// every confirmation: a node that was away for a moment may have missed it.
+// NodesTopic is the topic on which nodes learn that they must forget what they have buffered and read all memberships again, because an
+// event was erased or a new history has begun. Watch reports it without being asked, and at every confirmation: a node that was away for a
+// moment may have missed it.
 const NodesTopic = nodesTopic
 
 // ProgramTopic is the topic on which a program's room is woken.
@@ -41,6 +38,13 @@ func ProgramTopic(program string) string { return "program:" + program }
 
 // UserTopic is the topic on which nodes learn that a user's memberships changed.
 func UserTopic(user string) string { return "user:" + user }
+
+// News is what a wake-up may bring: all entries of the program that lie behind After, up to the last of Entries. Who has everything up to
+// After needn't read the log. Without entries there is something to read.
+type News struct {
+	After   int64
+	Entries []Entry // ascending
+}
 
 // Page is the answer to one read.
 type Page struct {
@@ -62,6 +66,24 @@ type Entry struct {
 	Position int64
 	Frame    []byte   // the event frame as sent to clients; nil for a control entry
 	Control  *Control // nil for an event
+
+	sealed message // of Frame, where a room keeps the entry
+}
+
+// seal makes the entry's message, of which Frame is then a part.
+func (e *Entry) seal() {
+	if e.Control == nil {
+		e.sealed = seal(e.Frame)
+		e.Frame = e.sealed.payload()
+	}
+}
+
+// message returns what clients are sent of an event.
+func (e *Entry) message() message {
+	if e.sealed != nil {
+		return e.sealed
+	}
+	return seal(e.Frame)
 }
 
 // Control is the change of one user's effective membership at its place in the log.

@@ -89,7 +89,7 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 	for _, st := range s.seats {
 		st.past = s.pastOf(st.program, changes)
 	}
-	return s.send(ctx, marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt}))
+	return s.send(seal(marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt})))
 }
 
 // sit takes a seat in a program's room, which begins at position if it is new.
@@ -136,6 +136,9 @@ func (s *socket) renew(f clientFrame) error {
 // recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
 // missed however late this is; programs lost are left where the log says so.
 func (s *socket) recheck(ctx context.Context) error {
+	if err := s.flush(); err != nil { // what follows may take a while
+		return err
+	}
 	m, err := s.hub.membership(ctx, s.user)
 	switch {
 	case ctx.Err() != nil:
@@ -154,6 +157,7 @@ func (s *socket) recheck(ctx context.Context) error {
 	}
 	s.member = m
 	s.nextRecheck = time.Now().Add(jitter(s.hub.config.Recheck))
+	s.tellResets(before)
 	behind := false
 	for _, st := range s.seats {
 		if st.barrier > m.Position {
@@ -173,6 +177,27 @@ func (s *socket) recheck(ctx context.Context) error {
 		s.retry = 0
 	}
 	return nil
+}
+
+// tellResets sees to it that the client learns of histories that have begun since the memberships were read at before: it may hold
+// what hasn't survived.
+func (s *socket) tellResets(before int64) {
+	for _, r := range s.member.Resets {
+		if r.Before-1 <= before {
+			continue
+		}
+		for _, st := range s.seats {
+			if st.cursor <= r.After {
+				continue
+			}
+			after := r.After
+			if st.gap != nil { // not told yet
+				after = min(after, st.gap.after)
+			}
+			st.gap = &gap{after: after, reason: "reset"}
+			s.poke(func() {})
+		}
+	}
 }
 
 // gained returns the programs in which the socket has no seat, and in which the user is a member now, or was at some time since the

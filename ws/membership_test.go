@@ -88,10 +88,10 @@ func TestMembershipWithoutTheMessage(t *testing.T) { // the periodic recheck alo
 // deafToUsers never hears that a user's memberships changed.
 type deafToUsers struct{ ws.Log }
 
-func (l deafToUsers) Watch(ctx context.Context, wake func(string)) error {
-	return l.Log.Watch(ctx, func(topic string) {
+func (l deafToUsers) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return l.Log.Watch(ctx, func(topic string, news ws.News) {
 		if topic != ws.UserTopic("u1") {
-			wake(topic)
+			wake(topic, news)
 		}
 	})
 }
@@ -147,6 +147,38 @@ func TestOutAndInInOneBatch(t *testing.T) {
 	s.emit("p1", 7, 1)
 	s.settled()
 	n.connect("u1", since).expect("ready", "gap p1 membership", "p1:7", "live") // one gap over both
+}
+
+// A batch that took a membership away, gave it back and took it away for good was told as a gap, although none of its events is the
+// user's; with another such batch behind it a client that came back got two gaps.
+func TestOutInAndOutInOneBatch(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(nil)
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 1, 1)
+	first := c.expect("p1:1")[0]
+	s.exec(`DO $$ BEGIN
+		UPDATE relay.program_members SET is_active = false WHERE user_id = 'u1';
+		UPDATE relay.program_members SET is_active = true WHERE user_id = 'u1';
+		PERFORM relay.emit('p1', 'request:created', '{"n":2}');
+		UPDATE relay.program_members SET is_active = false WHERE user_id = 'u1';
+	END $$`)
+	c.until("left p1")
+	s.settled()
+	s.exec("UPDATE relay.program_members SET is_active = true WHERE user_id = 'u1'")
+	s.emit("p1", 3, 1)
+	for _, f := range c.until("p1:3") {
+		if f.Type == "gap" || f.String() == "p1:2" {
+			t.Errorf("live: got %v", f)
+		}
+	}
+	s.settled()
+	n.connect("u1", fmt.Sprintf(`"since":{"p1":%q}`, first.Position)).expect("ready", "p1:3", "live")
 }
 
 func TestCatchUpAcrossMemberships(t *testing.T) {
@@ -212,7 +244,7 @@ func TestDropAndResume(t *testing.T) {
 	t.Parallel()
 	clients, total := 40, 400
 	if testenv.Long() {
-		clients, total = 1000, 4000
+		clients, total = 1000, 500
 	}
 	s := newStack(t)
 	s.exec("INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(1, $1) n", clients)

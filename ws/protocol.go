@@ -268,7 +268,10 @@ type (
 	}
 )
 
-var pongFrame = []byte(`{"type":"pong"}`)
+var (
+	pongMessage = seal([]byte(`{"type":"pong"}`))
+	pingFrame   = []byte{finalPing, 0}
+)
 
 // marshal encodes a server frame; none of them can fail.
 func marshal(frame any) []byte {

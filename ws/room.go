@@ -23,24 +23,27 @@ const (
 type room struct {
 	hub     *Hub
 	program string
-	wake    chan struct{} // one token: read
+	wake    chan struct{} // one token: read, or wake the sockets
 	older   chan struct{} // one token: who holds it may read below the buffer
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // ends run; nil: it hasn't begun
 	ended   bool               // it needn't begin
 	sockets map[*socket]struct{}
-	floor   int64   // entries are all that the log has with floor < position <= newest
-	newest  int64   // where the next read begins
-	entries []Entry // ascending
-	bytes   int     // of the frames in entries
-	last    int64   // the newest entry that Redis must still hold; 0: none
-	vouched int64   // everything of this program up to here lies at or below newest; 0: unknown
-	head    int64   // the log's head at the last read
-	forgot  int     // how often the buffer was forgotten
-	asked   uint64  // number of the newest demand for a read
-	read    uint64  // demands up to here have been met …
-	failed  uint64  // … or have failed
+	roll    []*socket // the sockets as a list, never changed in place; nil: to be made anew
+	bundles [2]bundle // the last ones, for clients without and with batch
+	floor   int64     // entries are all that the log has with floor < position <= newest
+	newest  int64     // where the next read begins
+	entries []Entry   // ascending
+	bytes   int       // of the frames in entries
+	last    int64     // the newest entry that Redis must still hold; 0: none
+	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
+	head    int64     // the log's head at the last read
+	forgot  int       // how often the buffer was forgotten
+	stale   bool      // there is something to read that no news brought
+	asked   uint64    // number of the newest demand for a read
+	read    uint64    // demands up to here have been met …
+	failed  uint64    // … or have failed
 }
 
 // run reads until ctx ends. The first read doesn't wait for the subscription: its confirmation is a wake-up like any other.
@@ -54,6 +57,10 @@ func (r *room) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-r.wake:
+			if healthy && !r.due() {
+				r.wakeSockets() // news
+				continue
+			}
 		case <-timer.C:
 		}
 		err := r.catchUp(ctx)
@@ -92,20 +99,57 @@ func (r *room) demand() uint64 {
 	return n
 }
 
+// due reports whether the log must be read.
+func (r *room) due() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stale || r.read < r.asked
+}
+
+// hear takes news if they begin where the room ends; else the log must be read.
+func (r *room) hear(news News) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(news.Entries)
+	switch {
+	case n == 0 || r.newest < news.After:
+		r.stale = true
+	case news.Entries[n-1].Position <= r.newest:
+		return // known already
+	default:
+		r.add(news.Entries)
+		r.vouched = max(r.vouched, r.newest)
+		r.trim()
+	}
+	token(r.wake)
+}
+
+// add appends those of the log's next entries that aren't here yet. The caller holds mu.
+func (r *room) add(next []Entry) {
+	for i := range next {
+		e := &next[i]
+		if e.Position <= r.newest {
+			continue
+		}
+		e.seal()
+		r.entries = append(r.entries, *e)
+		r.bytes += len(e.Frame)
+		r.newest, r.last = e.Position, e.Position
+	}
+}
+
 // catchUp reads to the end of the log.
 func (r *room) catchUp(ctx context.Context) error {
 	r.mu.Lock()
 	demand := r.asked
+	r.stale = false
 	r.mu.Unlock()
 	for limit := roomPage; ; {
 		r.mu.Lock()
-		start, forgot := r.newest, r.forgot
+		start, last, forgot := r.newest, r.last, r.forgot
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
-		if errors.Is(err, ErrReplaced) {
-			r.evict()
-		}
-		if errors.Is(err, ErrExpired) || errors.Is(err, ErrReplaced) {
+		if errors.Is(err, ErrExpired) {
 			if err = r.restart(ctx); err == nil {
 				continue
 			}
@@ -117,7 +161,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			return err
 		}
 		end := len(page.Entries) < limit
-		if !r.take(start, forgot, page, end, demand) {
+		if !r.take(start, last, forgot, page, end, demand) {
 			continue
 		}
 		r.wakeSockets()
@@ -127,19 +171,15 @@ func (r *room) catchUp(ctx context.Context) error {
 	}
 }
 
-// take appends a page that was read from start. It reports false if a socket has meanwhile moved the room to an older place (then the
-// page would leave a hole), or if the buffer was forgotten (then it may hold what was erased).
-func (r *room) take(start int64, forgot int, page Page, end bool, demand uint64) bool {
+// take appends a page that was read from start, when the newest entry was last. It reports false if a socket has meanwhile moved the room
+// to an older place (then the page would leave a hole) or if the buffer was forgotten (then it may hold what was erased). News may have moved it forward: they bring the same entries.
+func (r *room) take(start, last int64, forgot int, page Page, end bool, demand uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newest != start || r.forgot != forgot {
+	if r.newest < start || r.forgot != forgot {
 		return false
 	}
-	r.entries = append(r.entries, page.Entries...)
-	for _, e := range page.Entries {
-		r.bytes += len(e.Frame)
-		r.newest, r.last = e.Position, e.Position
-	}
+	r.add(page.Entries)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
@@ -152,10 +192,10 @@ func (r *room) take(start int64, forgot int, page Page, end bool, demand uint64)
 	switch {
 	case stored:
 		r.vouched = page.Through
-	case page.Newest < r.last: // the log has lost its end
+	case page.Newest < last: // the log has lost its end
 		r.vouched = 0
 	default:
-		r.vouched = page.Head
+		r.vouched = max(page.Head, r.last)
 	}
 	return true
 }
@@ -164,7 +204,7 @@ func (r *room) take(start int64, forgot int, page Page, end bool, demand uint64)
 func (r *room) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.entries, r.bytes, r.floor = nil, 0, r.newest
+	r.entries, r.bytes, r.floor, r.bundles = nil, 0, r.newest, [2]bundle{}
 	r.forgot++
 }
 
@@ -184,8 +224,8 @@ func (r *room) trim() {
 	r.entries, r.bytes = append([]Entry(nil), r.entries[keep:]...), bytes
 }
 
-// restart moves the room to the newest tick, because the outbox no longer holds what follows its newest position, or because that is of a
-// history that is no more. Each socket meets ErrExpired at its own cursor and tells its client.
+// restart moves the room to the newest tick, because the outbox no longer holds what follows its newest position. Each socket meets
+// ErrExpired at its own cursor and tells its client.
 func (r *room) restart(ctx context.Context) error {
 	m, err := r.hub.membership(ctx, "")
 	if err != nil {
@@ -204,6 +244,7 @@ func (r *room) restart(ctx context.Context) error {
 // view is what a socket sees of the buffer from its cursor.
 type view struct {
 	entries []Entry
+	events  bool  // entries are events only
 	covered bool  // false: the cursor lies below the buffer
 	end     bool  // entries reach the newest position
 	newest  int64 // the position that a cursor may be set to at the end
@@ -218,13 +259,14 @@ func (r *room) after(cursor int64, limit, maxBytes int) view {
 		return view{}
 	}
 	from := r.search(cursor)
-	to := from
+	to, events := from, true
 	for n := 0; to < len(r.entries) && to-from < limit; to++ {
 		if n += len(r.entries[to].Frame); n > maxBytes && to > from {
 			break
 		}
+		events = events && r.entries[to].Control == nil
 	}
-	return view{r.entries[from:to:to], true, to == len(r.entries), r.newest, r.vouched}
+	return view{r.entries[from:to:to], events, true, to == len(r.entries), r.newest, r.vouched}
 }
 
 // search returns the index of the first entry behind position. The caller holds mu.
@@ -316,26 +358,41 @@ func (r *room) state() (read, failed uint64, newest, head int64) {
 }
 
 func (r *room) wakeSockets() {
-	for _, s := range r.present() {
+	r.mu.Lock()
+	if r.roll == nil {
+		r.roll = slices.Collect(maps.Keys(r.sockets))
+	}
+	list := r.roll
+	r.mu.Unlock()
+	for _, s := range list {
 		s.poke(func() {})
 	}
 }
 
-// evict sends all sockets away before the room goes on in another history: what they were sent may be no more. Their clients come back with their
-// cursors, and are told by a gap where those lie.
-func (r *room) evict() {
-	list := r.present()
-	r.hub.config.Logger.Warn("ws: a failover or a restore has replaced history; clients are told by a gap", "program", r.program, "sockets", len(list))
-	for _, s := range list {
-		s.stop(endRestart)
-	}
+// bundle is several events of a room, ready to be written at once to every socket that stands at the same place.
+type bundle struct {
+	first, last int64 // positions
+	frames      []byte
 }
 
-// present are the sockets that are here now.
-func (r *room) present() []*socket {
+// bundle returns the events of v, which has no other entries, as one write.
+func (r *room) bundle(v view, batch bool) []byte {
+	first, last := v.entries[0].Position, v.entries[len(v.entries)-1].Position
+	kind := 0
+	if batch {
+		kind = 1
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return slices.Collect(maps.Keys(r.sockets))
+	b := &r.bundles[kind]
+	if b.first != first || b.last != last {
+		list := make([]message, len(v.entries))
+		for i := range v.entries {
+			list[i] = v.entries[i].message()
+		}
+		*b = bundle{first, last, join(list, batch)}
+	}
+	return b.frames
 }
 
 // token puts the one token into a wake channel.

@@ -31,11 +31,13 @@ type seat struct {
 type gap struct {
 	after  int64 // 0: left out
 	reason string
+	batch  int64 // end of the batch that took a live socket's membership away and gave it back; 0: another reason
 }
 
 // advance reads on at every seat, and reports whether there is more.
 func (s *socket) advance(ctx context.Context) (more bool, err error) {
-	for _, st := range slices.Clone(s.seats) {
+	for i := 0; i < len(s.seats); {
+		st := s.seats[i]
 		if !st.located {
 			if err := s.locate(ctx, st); err != nil {
 				return false, err
@@ -46,8 +48,11 @@ func (s *socket) advance(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 		more = more || again
-		if err := s.settle(ctx, st); err != nil {
+		if err := s.settle(st); err != nil {
 			return false, err
+		}
+		if i < len(s.seats) && s.seats[i] == st { // not dropped
+			i++
 		}
 	}
 	return more, nil
@@ -63,7 +68,13 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 	if !v.covered {
 		return s.readOlder(ctx, st)
 	}
-	if done, err := s.handle(ctx, st, v.entries); !done || err != nil {
+	done := true
+	if len(v.entries) > 1 && v.events && st.gap == nil && st.announced && st.way.sees(v.entries[0].Position) {
+		err = s.sendAll(st, v)
+	} else {
+		done, err = s.handle(st, v.entries)
+	}
+	if !done || err != nil {
 		return false, err
 	}
 	if !v.end {
@@ -71,12 +82,29 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 	}
 	st.cursor = max(st.cursor, v.newest)
 	st.end, st.reached, st.vouched = true, true, v.vouched
-	return false, s.tellGap(ctx, st, max(st.cursor, st.way.lost)+1)
+	return false, s.tellGap(st, max(st.cursor, st.way.lost)+1)
+}
+
+// sendAll sends several events of which the user sees the first, and so all, in the bytes that the room's other sockets get too.
+func (s *socket) sendAll(st *seat, v view) error {
+	if err := s.flush(); err != nil {
+		return err
+	}
+	if err := s.write(st.room.bundle(v, s.ask.batch)); err != nil {
+		return err
+	}
+	s.hub.metrics.events.Add(float64(len(v.entries)))
+	st.cursor = v.entries[len(v.entries)-1].Position
+	st.reached = st.reached || st.cursor >= st.target
+	return nil
 }
 
 // readOlder handles entries that the room no longer has. In a room without anything newer to offer that can take a while: the room's next
 // wake-up is the next try.
 func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error) {
+	if err := s.flush(); err != nil { // what follows may take a while
+		return false, err
+	}
 	page, err := st.room.deep(ctx, st.cursor, batchCount)
 	switch {
 	case errors.Is(err, ErrExpired):
@@ -87,7 +115,7 @@ func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error)
 		s.hub.metrics.readErrors.Inc()
 		return false, nil
 	}
-	if done, err := s.handle(ctx, st, page.Entries); !done || err != nil {
+	if done, err := s.handle(st, page.Entries); !done || err != nil {
 		return false, err
 	}
 	if page.Through > st.cursor {
@@ -98,8 +126,9 @@ func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error)
 }
 
 // handle sends what the user sees of entries and moves the cursor over them; done is false if it stopped at a revocation.
-func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bool, err error) {
-	for _, e := range entries {
+func (s *socket) handle(st *seat, entries []Entry) (done bool, err error) {
+	for i := range entries {
+		e := &entries[i]
 		if e.Position <= st.cursor {
 			continue
 		}
@@ -108,15 +137,15 @@ func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bo
 			if !st.announced || !st.way.sees(e.Position) {
 				break
 			}
-			if err := s.tellGap(ctx, st, e.Position); err != nil {
+			if err := s.tellGap(st, e.Position); err != nil {
 				return false, err
 			}
-			if err := s.send(ctx, e.Frame); err != nil {
+			if err := s.send(e.message()); err != nil {
 				return false, err
 			}
 			s.hub.metrics.events.Inc()
 		case e.Control.UserID == s.user:
-			if barrier, err := s.change(ctx, st, e); barrier || err != nil {
+			if barrier, err := s.change(st, e); barrier || err != nil {
 				return false, err
 			}
 		}
@@ -128,7 +157,7 @@ func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bo
 
 // change applies a change of the user's own membership. A revocation that isn't contained in the memberships known so far is a
 // barrier: nothing behind it is looked at before they have been read again.
-func (s *socket) change(ctx context.Context, st *seat, e Entry) (barrier bool, err error) {
+func (s *socket) change(st *seat, e *Entry) (barrier bool, err error) {
 	c := e.Control
 	if !c.In && st.way.member && e.Position > s.member.Position {
 		st.barrier = e.Position
@@ -140,20 +169,23 @@ func (s *socket) change(ctx context.Context, st *seat, e Entry) (barrier bool, e
 	switch {
 	case !c.In:
 		st.lostAt = e.Position
+		if st.gap != nil && st.gap.batch == c.Through {
+			st.gap = nil // taken away for good: nothing of this batch is missing
+		}
 		if st.announced && !slices.Contains(s.member.Programs, st.program) {
-			return false, s.left(ctx, st, e.Position)
+			return false, s.left(st, e.Position)
 		}
 	case !st.announced:
-		return false, s.joined(ctx, st, e.Position)
+		return false, s.joined(st, e.Position)
 	case flip && st.gap == nil:
-		st.gap = &gap{after: max(st.lostAt-1, 0), reason: "membership"}
+		st.gap = &gap{after: max(st.lostAt-1, 0), reason: "membership", batch: c.Through}
 	}
 	return false, nil
 }
 
 // settle makes a seat that has passed the position of the memberships agree with them. Usually it does already, by the changes in the
 // log; it doesn't if somebody has changed memberships behind the triggers' back.
-func (s *socket) settle(ctx context.Context, st *seat) error {
+func (s *socket) settle(st *seat) error {
 	known := s.member.Position
 	if !st.located || st.settled >= known || st.barrier != 0 {
 		return nil
@@ -169,25 +201,25 @@ func (s *socket) settle(ctx context.Context, st *seat) error {
 	case is:
 		st.way.member = true
 		if !st.announced {
-			return s.joined(ctx, st, known)
+			return s.joined(st, known)
 		}
 	case st.announced:
 		st.way.member = false
-		return s.left(ctx, st, known)
+		return s.left(st, known)
 	default:
 		s.drop(st)
 	}
 	return nil
 }
 
-func (s *socket) joined(ctx context.Context, st *seat, position int64) error {
+func (s *socket) joined(st *seat, position int64) error {
 	st.announced = true
-	return s.send(ctx, marshal(placeFrame{Type: "joined", Program: st.program, Position: digits(position)}))
+	return s.send(seal(marshal(placeFrame{Type: "joined", Program: st.program, Position: digits(position)})))
 }
 
-func (s *socket) left(ctx context.Context, st *seat, position int64) error {
+func (s *socket) left(st *seat, position int64) error {
 	st.announced, st.gap = false, nil
-	return s.send(ctx, marshal(placeFrame{Type: "left", Program: st.program, Position: digits(position)}))
+	return s.send(seal(marshal(placeFrame{Type: "left", Program: st.program, Position: digits(position)})))
 }
 
 func (s *socket) drop(st *seat) {
@@ -196,14 +228,14 @@ func (s *socket) drop(st *seat) {
 }
 
 // tellGap sends the gap that is pending, if any, ending before the given position.
-func (s *socket) tellGap(ctx context.Context, st *seat, before int64) error {
+func (s *socket) tellGap(st *seat, before int64) error {
 	g := st.gap
 	if g == nil || !st.announced {
 		return nil
 	}
 	st.gap = nil
 	s.hub.metrics.gaps.WithLabelValues(g.reason).Inc()
-	return s.send(ctx, marshal(gapFrame{"gap", st.program, digits(g.after), digits(before), g.reason}))
+	return s.send(seal(marshal(gapFrame{"gap", st.program, digits(g.after), digits(before), g.reason})))
 }
 
 // expired continues a seat at the oldest position there is, because what follows its cursor is no longer held.
@@ -223,6 +255,7 @@ func (s *socket) expired(ctx context.Context, st *seat) (more bool, err error) {
 		st.gap = &gap{after: st.cursor, reason: "expired"}
 	}
 	before := s.pastOf(st.program, changes)
+	before.member = slices.Contains(s.member.Programs, st.program) // a revocation may have expired too
 	st.cursor, st.way = oldest, before.at(oldest)
 	return true, nil
 }
@@ -237,7 +270,7 @@ func (s *socket) report(ctx context.Context) error {
 	if !s.live {
 		s.live = true
 		s.checkpoint = s.position()
-		return s.send(ctx, marshal(placeFrame{Type: "live", Position: digits(s.checkpoint)}))
+		return s.send(seal(marshal(placeFrame{Type: "live", Position: digits(s.checkpoint)})))
 	}
 	if !s.pingDue {
 		return nil
@@ -250,7 +283,7 @@ func (s *socket) report(ctx context.Context) error {
 	}
 	if p := s.position(); p > s.checkpoint {
 		s.checkpoint = p
-		return s.send(ctx, marshal(placeFrame{Type: "position", Position: digits(p)}))
+		return s.send(seal(marshal(placeFrame{Type: "position", Position: digits(p)})))
 	}
 	return nil
 }

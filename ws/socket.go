@@ -27,7 +27,8 @@ const (
 // to do. Everything that is sent is read from the rooms at that moment: nothing is queued.
 type socket struct {
 	hub     *Hub
-	conn    *websocket.Conn
+	conn    *websocket.Conn // reads, and closes
+	wire    *wire           // under conn: what is sent goes to it directly
 	limiter *rate.Limiter
 	heard   atomic.Int64  // when the peer last said anything, Unix nanoseconds
 	done    chan struct{} // closed when the pump has said the last word
@@ -55,7 +56,7 @@ type socket struct {
 	live        bool          // has been sent
 	checkpoint  int64         // the last that was sent
 	admission   *admission    // from the Authorization header, until it is used
-	out         [][]byte
+	out         []message     // not yet written
 	outBytes    int
 }
 
@@ -63,6 +64,7 @@ type socket struct {
 type pending struct {
 	auth    []clientFrame
 	pongs   int
+	pong    []byte // payload of the protocol's last ping, not yet answered; nil: none
 	recheck bool
 	end     *ending
 }
@@ -134,7 +136,7 @@ func (s *socket) read(ctx context.Context) *ending {
 		if len(b) > maxMessage {
 			return endTooBig
 		}
-		f, err := parseClientFrame(b)
+		f, err := s.parse(b)
 		if err != nil {
 			return endBadFrame
 		}
@@ -142,6 +144,17 @@ func (s *socket) read(ctx context.Context) *ending {
 			return end
 		}
 	}
+}
+
+// parse parses on a stack of its own, which is gone then: the reader's stays as small as waiting needs for as long as the connection lasts.
+func (s *socket) parse(b []byte) (f clientFrame, err error) {
+	done := make(chan struct{})
+	s.hub.start(func(context.Context) {
+		defer close(done)
+		f, err = parseClientFrame(b)
+	})
+	<-done
+	return f, err
 }
 
 // take hands a frame to the pump.
@@ -173,13 +186,15 @@ func readEnding(err error) *ending {
 	return endProtocolError
 }
 
-// pinged is called by the reader for each protocol ping.
-func (s *socket) pinged(context.Context, []byte) bool {
+// pinged is called by the reader for each protocol ping. The pump answers, and only the last one (RFC 6455 section 5.5.3).
+func (s *socket) pinged(_ context.Context, payload []byte) (answer bool) {
 	s.hear()
-	if s.limiter.Allow() {
-		return true
+	if !s.limiter.Allow() {
+		s.stop(endRateLimited)
+		return false
 	}
-	s.stop(endRateLimited)
+	pong := append([]byte{}, payload...)
+	s.poke(func() { s.pending.pong = pong })
 	return false
 }
 
@@ -210,7 +225,7 @@ func (s *socket) pump(ctx context.Context) {
 			}
 			end = s.ending(ctx, err)
 		}
-		s.finish(ctx, end)
+		s.finish(end)
 		return
 	}
 }
@@ -229,7 +244,7 @@ func (s *socket) ending(ctx context.Context, err error) *ending {
 }
 
 // finish says why and closes.
-func (s *socket) finish(ctx context.Context, end *ending) {
+func (s *socket) finish(end *ending) {
 	s.mu.Lock()
 	s.ended = true
 	if s.timer != nil {
@@ -238,9 +253,7 @@ func (s *socket) finish(ctx context.Context, end *ending) {
 	s.mu.Unlock()
 	s.hub.metrics.closed(end)
 	if end.code != "" {
-		ctx, cancel := context.WithTimeout(ctx, min(s.hub.config.WriteTimeout, readTimeout))
-		_ = s.conn.Write(ctx, websocket.MessageText, marshal(errorFrame{"error", end.code, end.message}))
-		cancel()
+		_ = s.wire.send(seal(marshal(errorFrame{"error", end.code, end.message})), time.Now())
 	}
 	if end == endGone {
 		_ = s.conn.CloseNow()
@@ -259,7 +272,12 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 		}
 	}
 	for range p.pongs {
-		if err := s.send(ctx, pongFrame); err != nil {
+		if err := s.send(pongMessage); err != nil {
+			return err
+		}
+	}
+	if p.pong != nil {
+		if err := s.write(append(appendHeader(nil, finalPong, len(p.pong)), p.pong...)); err != nil {
 			return err
 		}
 	}
@@ -282,7 +300,7 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 		err = s.report(ctx)
 	}
 	if err == nil {
-		err = s.flush(ctx)
+		err = s.flush()
 	}
 	s.sleep(more)
 	return err
@@ -299,16 +317,9 @@ func (s *socket) clock(now time.Time) error {
 	case !now.Before(s.nextPing):
 		s.nextPing = now.Add(s.hub.config.PingInterval)
 		s.pingDue = true
-		s.hub.start(s.ping)
+		return s.write(pingFrame) // the answer is a sign of life like any other
 	}
 	return nil
-}
-
-// ping sends a protocol ping and waits for its answer, which counts as a sign of life (see heard). What fails is noticed elsewhere.
-func (s *socket) ping(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, s.hub.config.PingTimeout)
-	defer cancel()
-	_ = s.conn.Ping(ctx)
 }
 
 // sleep sets the timer to the next moment at which there is something to do by itself.
@@ -333,53 +344,42 @@ func (s *socket) sleep(more bool) {
 	}
 }
 
-// send puts a frame into the next message; the client sees frames in the order of the calls.
-func (s *socket) send(ctx context.Context, frame []byte) error {
-	if !s.ask.batch {
-		return s.write(ctx, frame)
-	}
-	if s.outBytes+len(frame) > batchBytes || len(s.out) == batchCount {
-		if err := s.flush(ctx); err != nil {
+// send puts a message into the next write; the client sees messages in the order of the calls.
+func (s *socket) send(m message) error {
+	if s.outBytes+len(m) > batchBytes || len(s.out) == batchCount {
+		if err := s.flush(); err != nil {
 			return err
 		}
 	}
-	s.out = append(s.out, frame)
-	s.outBytes += len(frame) + 1
+	s.out = append(s.out, m)
+	s.outBytes += len(m)
 	return nil
 }
 
-// flush sends what send has collected.
-func (s *socket) flush(ctx context.Context) error {
-	if len(s.out) == 0 {
+// flush writes what send has collected.
+func (s *socket) flush() error {
+	var frames []byte
+	switch len(s.out) {
+	case 0:
 		return nil
-	}
-	message := s.out[0]
-	if len(s.out) > 1 {
-		message = append(make([]byte, 0, s.outBytes+1), '[')
-		for i, f := range s.out {
-			if i > 0 {
-				message = append(message, ',')
-			}
-			message = append(message, f...)
-		}
-		message = append(message, ']')
+	case 1:
+		frames = s.out[0]
+	default:
+		frames = join(s.out, s.ask.batch)
 	}
 	s.out, s.outBytes = nil, 0
-	return s.write(ctx, message)
+	return s.write(frames)
 }
 
-// write sends one message. Past WriteTimeout the client is a slow consumer; it is told so if the message gets through after all.
-func (s *socket) write(ctx context.Context, message []byte) error {
-	timeout := s.hub.config.WriteTimeout
+// write writes whole frames. Past WriteTimeout the client is a slow consumer; it is told so if they got through after all.
+func (s *socket) write(frames []byte) error {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, timeout+timeout/2)
-	defer cancel()
-	err := s.conn.Write(ctx, websocket.MessageText, message)
-	switch {
-	case err != nil && time.Since(began) < timeout:
-		return endGone
-	case err != nil, time.Since(began) >= timeout:
+	err := s.wire.send(frames, began)
+	switch late := time.Since(began) >= s.hub.config.WriteTimeout; {
+	case late:
 		return endSlowConsumer
+	case err != nil:
+		return endGone
 	}
 	return nil
 }

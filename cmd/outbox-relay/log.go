@@ -26,23 +26,28 @@ func (h history) Before(ctx context.Context, program string, before, after int64
 	return toPage(page), toError(err)
 }
 
+// Watch implements ws.Log.
+func (h history) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	return h.History.Watch(ctx, func(topic string, news relay.News) {
+		wake(topic, ws.News{After: news.After, Entries: toEntries(news.Entries)})
+	})
+}
+
 func toPage(p relay.Page) ws.Page {
-	page := ws.Page{Through: p.Through, Newest: p.Newest, Head: p.Head}
-	if len(p.Entries) > 0 {
-		page.Entries = make([]ws.Entry, len(p.Entries))
+	return ws.Page{Entries: toEntries(p.Entries), Through: p.Through, Newest: p.Newest, Head: p.Head}
+}
+
+func toEntries(list []relay.Entry) []ws.Entry {
+	entries := make([]ws.Entry, len(list))
+	for i, e := range list {
+		entries[i] = ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)}
 	}
-	for i, e := range p.Entries {
-		page.Entries[i] = ws.Entry{Position: e.Position, Frame: e.Frame, Control: (*ws.Control)(e.Control)}
-	}
-	return page
+	return entries
 }
 
 func toError(err error) error {
-	switch {
-	case errors.Is(err, outbox.ErrExpired):
+	if errors.Is(err, outbox.ErrExpired) {
 		return ws.ErrExpired
-	case errors.Is(err, outbox.ErrReplaced):
-		return ws.ErrReplaced
 	}
 	return err
 }

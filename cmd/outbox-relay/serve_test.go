@@ -175,12 +175,19 @@ func TestListeners(t *testing.T) {
 		"ADMIN_ADDR/metrics":                       {http.StatusOK, "outbox_relay_ws_connections 0"},
 		"ADMIN_ADDR/ws":                            {http.StatusNotFound, "404"},
 		"ADMIN_ADDR/debug/pprof/goroutine?debug=1": {http.StatusOK, "goroutine profile"},
+		"ADMIN_ADDR/debug/freemem":                 {http.StatusMethodNotAllowed, "Method Not Allowed"},
 	} {
 		name, rest, _ := strings.Cut(path, "/")
 		status, body, err := get("http://" + s.vars[name] + "/" + rest)
 		if err != nil || status != want.status || !strings.Contains(body, want.text) {
 			t.Errorf("%s: %d %.200q (%v), want %d and %q", path, status, body, err, want.status, want.text)
 		}
+	}
+	answer, err := http.Post("http://"+s.vars["ADMIN_ADDR"]+"/debug/freemem", "", nil)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Errorf("POST /debug/freemem: %v (%v)", answer, err)
+	} else {
+		answer.Body.Close()
 	}
 	code, _, stderr := call(t, s.vars, "serve")
 	if code != 1 || !strings.Contains(stderr, "listen \""+s.vars["LISTEN_ADDR"]+"\"") || !strings.Contains(stderr, "set LISTEN_ADDR") {

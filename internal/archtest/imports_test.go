@@ -74,7 +74,7 @@ func services(t *testing.T, p pkg, imported string) {
 	t.Helper()
 	top, _, _ := strings.Cut(p.name(), "/")
 	for _, hidden := range []string{"internal/devstack", "internal/testenv"} {
-		mayKnow := top == "cmd" || top == "test" || within(p.name(), hidden) || within(p.name(), "internal/testenv") || within(p.name(), "internal/scenario")
+		mayKnow := top == "cmd" || top == "bench" || top == "test" || within(p.name(), hidden) || within(p.name(), "internal/testenv") || within(p.name(), "internal/scenario")
 		if within(imported, module+"/"+hidden) && !mayKnow {
 			t.Errorf("%s imports %s: only cmd and tests may", p.name(), imported)
 		}

@@ -282,12 +282,10 @@ func (c *Client) Closures() []Closure {
 	return slices.Clone(c.closures)
 }
 
-// Gaps returns how many gaps the client was told of, for that reason; "" counts all.
-func (c *Client) Gaps(reason string) (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// Told returns, inside of Until, of how many gaps the client was told for that reason.
+func (c *Client) Told(reason string) (n int) {
 	for _, g := range c.gaps {
-		if reason == "" || g.reason == reason {
+		if g.reason == reason {
 			n++
 		}
 	}

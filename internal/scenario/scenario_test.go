@@ -168,9 +168,9 @@ func TestRedisIsAwayForAWhile(t *testing.T) {
 	node.Ready()
 }
 
-// A silent system: each event is the only one, committed some time after its INSERT, while the relay sleeps.
+// A silent system: each event is the only one, committed some time after its INSERT, while the relay sleeps. Hence not in parallel;
+// `make test-long` runs it alone.
 func TestSingleEventsInASilentSystem(t *testing.T) {
-	t.Parallel()
 	w := scenario.Default(t, 1, 1)
 	node := w.Node()
 	client := scenario.NewClient("u0", node)
