@@ -60,7 +60,7 @@ type truth struct {
 }
 
 func (j *Journal) truth(ctx context.Context) (t truth, err error) {
-	if t, err = readTruth(ctx, j.world.Pool); err != nil {
+	if t, err = j.readTruth(ctx, j.pool); err != nil {
 		return t, err
 	}
 	j.mu.Lock()
@@ -74,9 +74,13 @@ type queryer interface {
 	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
 }
 
-func readTruth(ctx context.Context, db queryer) (t truth, err error) {
+func (j *Journal) readTruth(ctx context.Context, db queryer) (t truth, err error) {
 	t.programs = map[string]string{}
-	rows, err := db.Query(ctx, "SELECT data->>'key', program_id FROM relay.outbox WHERE event = 'scenario:happened'")
+	var programs []string
+	for n := range j.programs {
+		programs = append(programs, fmt.Sprintf("%s%d", j.prefix, n))
+	}
+	rows, err := db.Query(ctx, "SELECT data->>'key', program_id FROM relay.outbox WHERE event = 'scenario:happened' AND program_id = ANY ($1)", programs)
 	if err != nil {
 		return t, err
 	}
@@ -112,7 +116,7 @@ func (j *Journal) Trust() {
 
 // Remember keeps what is committed now for Check, also if it is deleted later: relayed rows are, by retention and by a restore.
 func (j *Journal) Remember(ctx context.Context, db queryer) error {
-	t, err := readTruth(ctx, db)
+	t, err := j.readTruth(ctx, db)
 	if err != nil {
 		return err
 	}

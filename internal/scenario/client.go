@@ -18,9 +18,10 @@ import (
 // Client is a browser as the protocol describes one: it keeps the last position of each program and resumes with it.
 type Client struct {
 	User     string
-	Programs []string      // what its user is a member of; nil: every program. Set before Run
-	Since    int64         // where it begins in all programs; 0: live. Set before Run
-	Patience time.Duration // silence after which it connects anew, as the SDK's watchdog does; 0: for ever. Set before Run
+	Programs []string                 // what its user is a member of; nil: every program. Set before Run
+	Sign     func(user string) string // makes access tokens; nil: Token. Set before Run
+	Since    int64                    // where it begins in all programs; 0: live. Set before Run
+	Patience time.Duration            // silence after which it connects anew, as the SDK's watchdog does; 0: for ever. Set before Run
 
 	mu        sync.Mutex
 	urls      []string
@@ -123,7 +124,11 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	c.drop = cancel
 	c.mu.Unlock()
-	auth, err := json.Marshal(map[string]any{"type": "auth", "token": Token(c.User), "since": since})
+	sign := Token
+	if c.Sign != nil {
+		sign = c.Sign
+	}
+	auth, err := json.Marshal(map[string]any{"type": "auth", "token": sign(c.User), "since": since})
 	if err != nil {
 		return err
 	}

@@ -12,12 +12,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
 
 // Journal is what the writers did. Every event carries a key, unique in the journal, in its data.
 type Journal struct {
-	world    *World
+	pool     *pgxpool.Pool
+	prefix   string // of the programs' names; a number follows
 	programs int
 
 	mu           sync.Mutex
@@ -47,7 +49,12 @@ const (
 )
 
 // NewJournal returns an empty journal of writers to programs p0 … p<programs-1>.
-func (w *World) NewJournal(programs int) *Journal { return &Journal{world: w, programs: programs} }
+func (w *World) NewJournal(programs int) *Journal { return NewJournal(w.Pool, "p", programs) }
+
+// NewJournal is the same for programs of any name: prefix0 …
+func NewJournal(pool *pgxpool.Pool, prefix string, programs int) *Journal {
+	return &Journal{pool: pool, prefix: prefix, programs: programs}
+}
 
 // Committed returns how many events were committed so far.
 func (j *Journal) Committed() (n int) {
@@ -149,7 +156,9 @@ func (j *Journal) one(ctx context.Context, rng *rand.Rand, m Mix) error {
 	})
 }
 
-func (j *Journal) program(rng *rand.Rand) string { return fmt.Sprintf("p%d", rng.IntN(j.programs)) }
+func (j *Journal) program(rng *rand.Rand) string {
+	return fmt.Sprintf("%s%d", j.prefix, rng.IntN(j.programs))
+}
 
 // Emit commits one event in a transaction that stays open for a while after the INSERT, and returns its key when COMMIT has returned.
 func (j *Journal) Emit(ctx context.Context, program string, open time.Duration) (key string, err error) {
@@ -178,7 +187,7 @@ func (j *Journal) Burst(ctx context.Context, program string, n int) error {
 // transact runs work in a transaction of its own and writes down how it went.
 func (j *Journal) transact(ctx context.Context, m Mix, work func(*emitter) (commit bool, err error)) error {
 	record := &transaction{began: time.Now(), outcome: rolledBack}
-	conn, err := j.world.Pool.Acquire(ctx)
+	conn, err := j.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
