@@ -62,6 +62,6 @@ func erase(ctx context.Context, c *config, id int64, wait time.Duration) (positi
 	if err != nil {
 		return 0, err
 	}
-	defer redis.Close()
+	defer func() { _ = redis.Close() }()
 	return relay.Erase(ctx, pool, redis, id)
 }
