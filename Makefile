@@ -7,7 +7,8 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build test test-long faults soak test-browser check-fmt check-generated fmt generate lint vuln clean
+.PHONY: help dev build client test test-long faults soak test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
+.PHONY: check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -17,6 +18,9 @@ dev: build ## everything on this machine: services, relay, WebSocket server, dem
 
 build: ## the binary, in bin/
 	$(GO) build -o bin/outbox-relay ./cmd/outbox-relay
+
+client: ## the browser client: its package, and the one file of it that is committed
+	cd client && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && npm run build --silent
 
 test: check-fmt ## all tests in small sizes, with what they need, in under 5 minutes
 	$(RUN) $(GO) test -race -timeout 4m ./...
@@ -34,6 +38,27 @@ soak: build ## the same with other seeds, again and again, for SOAK (1h)
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test
 
+screenshots: build ## the pictures of the demo page in docs/
+	scripts/browser-test screenshots.js
+
+test-client: build ## the browser client: types, lint, size, package, under a fake clock and against the server
+	scripts/client-test
+
+bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 10 minutes (docs/PERFORMANCE.md)
+	$(GO) run ./bench -binary bin/outbox-relay -json bin/bench.json
+
+bench-quick: build ## three scenarios, one round, in under 2 minutes
+	$(GO) run ./bench -binary bin/outbox-relay -quick -limit 2m
+
+bench-curves: build ## how cost grows, with plots, into docs/
+	$(GO) run ./bench -binary bin/outbox-relay -curves docs
+
+bench-micro: ## the hot paths, 6 times each, for benchstat
+	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
+
+model: ## the model of the relay's core, verified exhaustively, and its mutants refuted (spin)
+	scripts/model
+
 check-fmt: $(TOOLS)/gofumpt ## formatting, without changing anything
 	@out=$$($(TOOLS)/gofumpt -l $(SOURCES)) && [ -z "$$out" ] || { echo "run \`make fmt\`:"; echo "$$out"; exit 1; }
 
@@ -43,7 +68,8 @@ check-generated: $(TOOLS)/sqlc ## that generated code is what sqlc would generat
 fmt: $(TOOLS)/gofumpt ## format all Go files
 	$(TOOLS)/gofumpt -w $(SOURCES)
 
-generate: $(TOOLS)/sqlc ## the code that sqlc writes
+generate: $(TOOLS)/sqlc ## what is made by sqlc, and from the catalog of events
+	UPDATE_GENERATED=1 $(GO) test -count=1 -run 'Fresh|Own' ./internal/catalog
 	$(TOOLS)/sqlc generate
 	UPDATE_GENERATED_SUM=1 $(GO) test -count=1 -run TestGeneratedCodeIsFresh ./internal/archtest
 

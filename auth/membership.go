@@ -27,6 +27,7 @@ type Reset struct{ After, Before int64 }
 type Change struct {
 	Program        string
 	After, Through int64
-	First, Last    bool // what the first and the last change made of it: true for member
-	Lost           bool // one of them took the membership away: none of the batch's events is the user's
+	ID             int64 // of the last change's row
+	First, Last    bool  // what the first and the last change made of it: true for member
+	Lost           bool  // one of them took the membership away: none of the batch's events is the user's
 }

@@ -40,7 +40,7 @@ FROM base;
 -- name: Changes :many
 -- A user's membership changes in the batches with after < position <= through, one row per program and batch. The tick of a change
 -- is the first whose snapshot sees it; what the base's snapshot saw before any of its open transactions needn't be looked at.
-SELECT c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through,
+SELECT c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
        ((array_agg(c.data ->> 'change' ORDER BY c.id))[1] = 'in')::boolean AS first_in,
        ((array_agg(c.data ->> 'change' ORDER BY c.id DESC))[1] = 'in')::boolean AS last_in,
        bool_or(c.data ->> 'change' = 'out')::boolean AS any_out

@@ -44,7 +44,7 @@ func (s *Store) Changes(ctx context.Context, userID string, after, through int64
 	}
 	changes := make([]Change, len(rows))
 	for i, r := range rows {
-		changes[i] = Change{Program: r.ProgramID, After: r.After, Through: r.Through, First: r.FirstIn, Last: r.LastIn, Lost: r.AnyOut}
+		changes[i] = Change{Program: r.ProgramID, After: r.After, Through: r.Through, ID: r.ID, First: r.FirstIn, Last: r.LastIn, Lost: r.AnyOut}
 	}
 	return changes, nil
 }

@@ -115,7 +115,7 @@ func TestMembershipOfALateTransaction(t *testing.T) {
 	d.want(s, "u2", both)
 	d.tick(60, 1)
 	d.want(s, "u1", both)
-	want := []auth.Change{{Program: "p1", After: 59, Through: 60, First: true, Last: true}}
+	want := []auth.Change{{Program: "p1", After: 59, Through: 60, ID: 1, First: true, Last: true}}
 	if got, err := s.Changes(t.Context(), "u1", 50, 60); err != nil || cmp.Diff(want, got) != "" {
 		t.Errorf("changes %+v, %v", got, err)
 	}
@@ -158,10 +158,10 @@ func TestChanges(t *testing.T) {
 	d.exec("DELETE FROM relay.program_members WHERE program_id = 'p2'")
 	d.tick(40, 1)
 	all := []auth.Change{
-		{Program: "p1", After: 8, Through: 10, First: true, Last: true},
-		{Program: "p2", After: 8, Through: 10, First: true, Last: true},
-		{Program: "p1", After: 18, Through: 30, Last: true, Lost: true},
-		{Program: "p2", After: 39, Through: 40, Lost: true},
+		{Program: "p1", After: 8, Through: 10, ID: 1, First: true, Last: true},
+		{Program: "p2", After: 8, Through: 10, ID: 2, First: true, Last: true},
+		{Program: "p1", After: 18, Through: 30, ID: 4, Last: true, Lost: true},
+		{Program: "p2", After: 39, Through: 40, ID: 5, Lost: true},
 	}
 	for _, c := range []struct {
 		after, through int64

@@ -2,56 +2,30 @@ package auth
 
 import (
 	"bytes"
+	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/sync/errgroup"
 )
 
-// The two ways in which a token is no good. Everything that isn't a good token that merely ran out is ErrInvalid.
+// What can be wrong with a token. Everything that isn't a good token that merely ran out is ErrInvalid.
 var (
 	// ErrExpired: the token would be accepted if its exp (plus the leeway) didn't lie in the past.
 	ErrExpired = errors.New("token has expired")
 	// ErrInvalid: bad signature, algorithm, issuer, audience or claims, or no token at all.
 	ErrInvalid = errors.New("token is invalid")
+	// ErrUnavailable: the keys that would decide couldn't be fetched. The token may be good; asking again later makes sense.
+	ErrUnavailable = errors.New("the keys of the issuer are not available")
 )
 
-const (
-	// MinSecret is the least length of an HS256 secret in bytes.
-	MinSecret = 32
-	// MaxLeeway is the greatest Leeway.
-	MaxLeeway = 30 * time.Second
-
-	maxToken   = 16 << 10     // bytes; nothing longer is parsed
-	maxSubject = 128          // characters, as in relay.users
-	maxTime    = 253402300800 // Unix time of the year 10000
-)
-
-// Config says which tokens are accepted. Secret is required.
-type Config struct {
-	Secret   []byte        // HS256 key, at least MinSecret bytes and no placeholder
-	Issuer   string        // the iss that is required; empty: not checked
-	Audience string        // the aud that is required; empty: not checked
-	Leeway   time.Duration // tolerated clock difference, 0 to MaxLeeway
-}
-
-// Validate returns an error for each setting that NewVerifier would refuse, joined; nil if there is none.
-func (c Config) Validate() error {
-	var errs []error
-	if err := checkSecret(c.Secret); err != nil {
-		errs = append(errs, err)
-	}
-	if c.Leeway < 0 || c.Leeway > MaxLeeway {
-		errs = append(errs, fmt.Errorf("leeway %v is not between 0 and %v", c.Leeway, MaxLeeway))
-	}
-	return errors.Join(errs...)
-}
+// maxToken bounds a token in bytes; nothing longer is parsed.
+const maxToken = 16 << 10
 
 // Identity is what a good token says.
 type Identity struct {
@@ -61,24 +35,68 @@ type Identity struct {
 }
 
 // Verifier checks tokens. It may be used by several goroutines at once.
-type Verifier struct {
+type Verifier struct{ issuers []*issuer }
+
+// issuer is one origin of tokens. Its keys are looked for among its own alone, and each is good for one algorithm: a public key can't
+// be passed off as an HMAC secret, nor the key of one issuer as that of another.
+type issuer struct {
+	name   string // iss; empty: not checked
 	leeway time.Duration
-	keys   []key // one algorithm each: a public key can't be passed off as an HMAC secret
-}
-
-// key is one accepted key with the parser for its algorithm.
-type key struct {
 	parser *jwt.Parser
-	secret any
+	key    func(context.Context, *jwt.Token) (any, error)
+	set    *keySet // nil: the key is a fixed one
 }
 
-// NewVerifier returns a Verifier, or the error of [Config.Validate].
-func NewVerifier(c Config) (*Verifier, error) {
+// NewVerifier returns a Verifier for the tokens of one issuer or of several, or the errors of [Config.Validate]. Of several each must
+// be named, differently: a token's iss says which of them it is judged by.
+func NewVerifier(configs ...Config) (*Verifier, error) {
+	if len(configs) == 0 {
+		return nil, errors.New("no issuer of tokens")
+	}
+	v := &Verifier{}
+	names := map[string]bool{}
+	for _, c := range configs {
+		if len(configs) > 1 && (c.Issuer == "" || names[c.Issuer]) {
+			return nil, fmt.Errorf("issuer %q: of several issuers each needs a name of its own", c.Issuer)
+		}
+		names[c.Issuer] = true
+		i, err := newIssuer(c)
+		if err != nil {
+			return nil, err
+		}
+		v.issuers = append(v.issuers, i)
+	}
+	return v, nil
+}
+
+func newIssuer(c Config) (*issuer, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
+	i := &issuer{name: c.Issuer, leeway: c.Leeway}
+	methods := []string{jwt.SigningMethodHS256.Alg()}
+	fixed := func(key any) func(context.Context, *jwt.Token) (any, error) {
+		return func(context.Context, *jwt.Token) (any, error) { return key, nil }
+	}
+	switch {
+	case len(c.Secret) > 0:
+		i.key = fixed(bytes.Clone(c.Secret))
+	case len(c.PublicKey) > 0:
+		key, algorithm, err := parsePublicKey(c.PublicKey)
+		if err != nil {
+			return nil, err
+		}
+		i.key, methods = fixed(key), []string{algorithm}
+	default:
+		set, err := newKeySet(c.JWKSURL, c.Logger)
+		if err != nil {
+			return nil, err
+		}
+		i.set, i.key = set, set.key
+		methods = []string{jwt.SigningMethodRS256.Alg(), jwt.SigningMethodES256.Alg(), jwt.SigningMethodEdDSA.Alg()}
+	}
 	options := []jwt.ParserOption{
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithValidMethods(methods),
 		jwt.WithExpirationRequired(), jwt.WithIssuedAt(), jwt.WithStrictDecoding(), jwt.WithLeeway(c.Leeway),
 	}
 	if c.Issuer != "" {
@@ -87,39 +105,103 @@ func NewVerifier(c Config) (*Verifier, error) {
 	if c.Audience != "" {
 		options = append(options, jwt.WithAudience(c.Audience))
 	}
-	return &Verifier{leeway: c.Leeway, keys: []key{{parser: jwt.NewParser(options...), secret: bytes.Clone(c.Secret)}}}, nil
+	i.parser = jwt.NewParser(options...)
+	return i, nil
 }
 
-// Verify returns the identity in a token, or an error that wraps ErrExpired or ErrInvalid. The error never contains the token.
-func (v *Verifier) Verify(token string) (Identity, error) {
+// Run keeps the keys of issuers with a JWKSURL fresh until ctx ends: they are fetched at once, every 5 minutes, and when a token names
+// a key that isn't known, but never twice within 5 seconds. Keys are kept while their issuer can't be reached. It returns nil.
+func (v *Verifier) Run(ctx context.Context) error {
+	var group errgroup.Group
+	for _, i := range v.issuers {
+		if i.set != nil {
+			group.Go(func() error { i.set.run(ctx); return nil })
+		}
+	}
+	<-ctx.Done()
+	return group.Wait()
+}
+
+// Ready returns what is wrong with the keys, one line for each issuer with a JWKSURL that has none or could not be asked lately; usable
+// reports whether there is any issuer with keys.
+func (v *Verifier) Ready() (reasons []string, usable bool) {
+	for _, i := range v.issuers {
+		if i.set == nil {
+			usable = true
+			continue
+		}
+		reason, any := i.set.ready()
+		usable = usable || any
+		if reason != "" {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons, usable
+}
+
+// Verify returns the identity in a token, or an error that wraps ErrExpired, ErrInvalid or ErrUnavailable. The error never contains the
+// token. It blocks, for a second at most, only for a token that names a key which its issuer's JWKSURL may have since the last look.
+func (v *Verifier) Verify(ctx context.Context, token string) (Identity, error) {
 	if token == "" || len(token) > maxToken || strings.ContainsAny(token, "\r\n") { // base64 would skip line breaks
 		return Identity{}, ErrInvalid
 	}
-	err := ErrInvalid
-	for _, k := range v.keys {
-		var id Identity
-		if id, err = v.verify(token, k); err == nil || errors.Is(err, ErrExpired) {
-			return id, err
-		}
+	if i := v.issuerOf(token); i != nil {
+		return i.verify(ctx, token)
 	}
-	return Identity{}, err
+	return Identity{}, fmt.Errorf("%w: unknown issuer", ErrInvalid)
 }
 
-func (v *Verifier) verify(token string, k key) (Identity, error) {
+// issuerOf returns who must have signed a token: the only issuer, or the one that it names.
+func (v *Verifier) issuerOf(token string) *issuer {
+	if len(v.issuers) == 1 {
+		return v.issuers[0]
+	}
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return nil
+	}
 	var c claims
-	parsed, err := k.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return k.secret, nil })
+	if json.Unmarshal(text, &c) != nil {
+		return nil
+	}
+	for _, i := range v.issuers {
+		if i.name == c.Issuer {
+			return i
+		}
+	}
+	return nil
+}
+
+func (i *issuer) verify(ctx context.Context, token string) (Identity, error) {
+	var c claims
+	parsed, err := i.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) { return i.key(ctx, t) })
 	switch {
+	case errors.Is(err, ErrUnavailable):
+		return Identity{}, ErrUnavailable
 	case err == nil && !parsed.Valid:
 		return Identity{}, ErrInvalid
-	case onlyExpired(err) && c.Validate() == nil:
-		return Identity{}, ErrExpired
-	case err != nil:
+	case err != nil && !onlyExpired(err):
 		return Identity{}, fmt.Errorf("%w: %s", ErrInvalid, reason(err))
+	case c.Validate() != nil:
+		return Identity{}, fmt.Errorf("%w: unacceptable claims", ErrInvalid)
 	}
-	if _, ok := parsed.Header["crit"]; ok { // extensions that must be understood: none is
-		return Identity{}, fmt.Errorf("%w: critical header extension", ErrInvalid)
+	for _, name := range []string{"crit", "zip"} { // crit: extensions that must be understood, and none is. zip: of JWE alone
+		if _, ok := parsed.Header[name]; ok {
+			return Identity{}, fmt.Errorf("%w: header %s", ErrInvalid, name)
+		}
 	}
-	return Identity{UserID: c.Subject, ExpiresAt: c.Expires.Time(), Until: c.Expires.Time().Add(v.leeway)}, nil
+	if err != nil {
+		return Identity{}, ErrExpired
+	}
+	return Identity{UserID: c.Subject, ExpiresAt: c.Expires.Time(), Until: c.Expires.Time().Add(i.leeway)}, nil
+}
+
+// wrongs are the library's errors other than expiry.
+var wrongs = []error{
+	jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenRequiredClaimMissing,
+	jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenNotValidYet,
 }
 
 // onlyExpired reports whether the signature was good and expiry is all that was wrong.
@@ -127,10 +209,7 @@ func onlyExpired(err error) bool {
 	if !errors.Is(err, jwt.ErrTokenExpired) {
 		return false
 	}
-	for _, other := range []error{
-		jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenRequiredClaimMissing,
-		jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenNotValidYet,
-	} {
+	for _, other := range wrongs {
 		if errors.Is(err, other) {
 			return false
 		}
@@ -140,95 +219,10 @@ func onlyExpired(err error) bool {
 
 // reason names what was wrong in fixed words: the library's message may quote parts of the token.
 func reason(err error) string {
-	for _, e := range []error{
-		jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenRequiredClaimMissing,
-		jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenUsedBeforeIssued, jwt.ErrTokenNotValidYet,
-	} {
+	for _, e := range wrongs {
 		if errors.Is(err, e) {
 			return e.Error()
 		}
 	}
 	return "unacceptable claims"
-}
-
-// claims are the claims that are looked at. Its own type for times: the library's takes strings and 1e300.
-type claims struct {
-	Subject   string           `json:"sub"`
-	Issuer    string           `json:"iss,omitempty"`
-	Audience  jwt.ClaimStrings `json:"aud,omitempty"`
-	Expires   *unixTime        `json:"exp,omitempty"`
-	NotBefore *unixTime        `json:"nbf,omitempty"`
-	IssuedAt  *unixTime        `json:"iat,omitempty"`
-}
-
-func (c *claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.Expires.date(), nil }
-func (c *claims) GetNotBefore() (*jwt.NumericDate, error)      { return c.NotBefore.date(), nil }
-func (c *claims) GetIssuedAt() (*jwt.NumericDate, error)       { return c.IssuedAt.date(), nil }
-func (c *claims) GetIssuer() (string, error)                   { return c.Issuer, nil }
-func (c *claims) GetSubject() (string, error)                  { return c.Subject, nil }
-func (c *claims) GetAudience() (jwt.ClaimStrings, error)       { return c.Audience, nil }
-
-// Validate is called by the parser for what it doesn't check itself.
-func (c *claims) Validate() error {
-	if c.Subject == "" || utf8.RuneCountInString(c.Subject) > maxSubject || strings.ContainsFunc(c.Subject, unicode.IsControl) {
-		return jwt.ErrTokenInvalidSubject
-	}
-	return nil
-}
-
-// unixTime is a time in seconds, greater than 0 and before the year 10000; fractions are allowed.
-type unixTime float64
-
-// UnmarshalJSON takes a JSON number only.
-func (t *unixTime) UnmarshalJSON(b []byte) error {
-	var f float64
-	if err := json.Unmarshal(b, &f); err != nil || string(b) == "null" {
-		return errors.New("time is not a number")
-	}
-	if !(f > 0 && f < maxTime) {
-		return errors.New("time is out of range")
-	}
-	*t = unixTime(f)
-	return nil
-}
-
-// Time returns t as a time.
-func (t unixTime) Time() time.Time {
-	s, frac := math.Modf(float64(t))
-	return time.Unix(int64(s), int64(frac*1e9)).UTC()
-}
-
-func (t *unixTime) date() *jwt.NumericDate {
-	if t == nil {
-		return nil
-	}
-	return &jwt.NumericDate{Time: t.Time()}
-}
-
-// Mint returns an HS256 token for user that expires after ttl, with the configured issuer and audience: for the command line,
-// demos and tests. It refuses what Verify would refuse.
-func (c Config) Mint(user string, ttl time.Duration) (string, error) {
-	if err := c.Validate(); err != nil {
-		return "", err
-	}
-	now := time.Now()
-	m := claims{Subject: user, Issuer: c.Issuer}
-	if c.Audience != "" {
-		m.Audience = jwt.ClaimStrings{c.Audience}
-	}
-	issued, expires := unixTime(now.Unix()), unixTime(now.Add(ttl).Unix())
-	m.IssuedAt, m.Expires = &issued, &expires
-	if err := m.Validate(); err != nil {
-		return "", fmt.Errorf("mint a token: the user id must have 1 to %d characters", maxSubject)
-	}
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, &m).SignedString(c.Secret)
-	if err != nil {
-		return "", fmt.Errorf("mint a token: %w", err)
-	}
-	return token, nil
-}
-
-// Mint is [Config.Mint] without issuer and audience.
-func Mint(secret []byte, user string, ttl time.Duration) (string, error) {
-	return Config{Secret: secret}.Mint(user, ttl)
 }

@@ -93,6 +93,9 @@ func TestVerify(t *testing.T) {
 		"nbf in the future":            {both(fmt.Sprintf(`"nbf":%d`, now+60)), auth.ErrInvalid},
 		"nbf string":                   {both(`"nbf":"x"`), auth.ErrInvalid},
 		"iat in the future":            {both(fmt.Sprintf(`"iat":%d`, now+60)), auth.ErrInvalid},
+		"claims in another case":       {claims(`{"sub":"u1","SUB":"u2","iss":"me","aud":"app","exp":%d,"EXP":1}`, now+60), nil},
+		"zip":                          {sign(`{"alg":"HS256","zip":"DEF"}`, good, sha256.New, secret), auth.ErrInvalid},
+		"expired, critical extension":  {sign(`{"alg":"HS256","crit":["b64"]}`, fmt.Sprintf(`{"sub":"u1","iss":"me","aud":"app","exp":%d}`, now-60), sha256.New, secret), auth.ErrInvalid},
 		"no sub":                       {claims(`{"iss":"me","aud":"app","exp":%d}`, now+60), auth.ErrInvalid},
 		"sub empty":                    {claims(`{"sub":"","iss":"me","aud":"app","exp":%d}`, now+60), auth.ErrInvalid},
 		"sub a number":                 {claims(`{"sub":5,"iss":"me","aud":"app","exp":%d}`, now+60), auth.ErrInvalid},
@@ -113,8 +116,8 @@ func TestVerify(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			id, err := v.Verify(c.token)
-			if !errors.Is(err, c.want) || (c.want == nil) != (id.UserID != "") {
+			id, err := v.Verify(t.Context(), c.token)
+			if !errors.Is(err, c.want) || (c.want == nil) != (id.UserID != "" && id.UserID != "u2") {
 				t.Errorf("Verify: %+v, %v, want %v", id, err, c.want)
 			}
 			if c.want == nil && id.Until.Sub(id.ExpiresAt) != 10*time.Second {
@@ -138,7 +141,7 @@ func TestMintedTokenIsGood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if id, err := v.Verify(token); err != nil || id.UserID != "u1" || time.Until(id.ExpiresAt) < 58*time.Second {
+		if id, err := v.Verify(t.Context(), token); err != nil || id.UserID != "u1" || time.Until(id.ExpiresAt) < 58*time.Second {
 			t.Errorf("%+v, %v", id, err)
 		}
 	}
@@ -150,7 +153,8 @@ func TestMintedTokenIsGood(t *testing.T) {
 func TestBadConfig(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]auth.Config{
-		"no secret":       {},
+		"no key":          {},
+		"two keys":        {Secret: secret, JWKSURL: "https://issuer.example/jwks"},
 		"short":           {Secret: secret[:31]},
 		"one byte":        {Secret: []byte(strings.Repeat("x", 64))},
 		"a short pattern": {Secret: []byte(strings.Repeat("passw0rd", 8))},
@@ -163,4 +167,43 @@ func TestBadConfig(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+}
+
+// FuzzVerify: no text but a token that was signed is good, and nothing of it comes back in the error.
+func FuzzVerify(f *testing.F) {
+	v, err := auth.NewVerifier(auth.Config{Secret: secret})
+	if err != nil {
+		f.Fatal(err)
+	}
+	several, err := auth.NewVerifier(auth.Config{Secret: secret, Issuer: "a"}, auth.Config{Secret: []byte("Wq8sd7FhQ2mZx0PvLr5TnYw3BcEu6AgD"), Issuer: "b"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := sign(hs256, `{"sub":"u1","iss":"a","exp":4102444800}`, sha256.New, secret)
+	for _, seed := range []string{
+		"", ".", "..", "...", "....", good, good + "=", good[1:], strings.Replace(good, ".", "..", 1), "e30.e30.", "bnVsbA.bnVsbA.bnVsbA",
+		sign(`{"alg":"none"}`, `{"sub":"u1","exp":4102444800}`, sha256.New, secret), sign(`null`, `null`, sha256.New, secret),
+		sign(`{"alg":"HS256","kid":{}}`, `{"sub":["u1"],"exp":1e300,"iss":7}`, sha256.New, secret),
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		for _, v := range []*auth.Verifier{v, several} {
+			id, err := v.Verify(t.Context(), token)
+			if err == nil && (token != good && !signed(token) || id.UserID == "") {
+				t.Fatalf("%q is good: %+v", token, id)
+			}
+			if err != nil && !errors.Is(err, auth.ErrInvalid) && !errors.Is(err, auth.ErrExpired) {
+				t.Fatalf("%q: %v", token, err)
+			}
+		}
+	})
+}
+
+// signed reports whether the last part of a token is the HMAC of what stands before.
+func signed(token string) bool {
+	i := strings.LastIndexByte(token, '.')
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(token[:max(i, 0)]))
+	return i >= 0 && token[i+1:] == base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

@@ -63,11 +63,23 @@ func (a *arena) enrol(ctx context.Context) error {
 }
 
 // serve starts the server that is measured and waits until it has relayed what there is.
-func (a *arena) serve(ctx context.Context, env ...string) (err error) {
-	env = append(env, "DATABASE_URL="+a.at)
-	switch a.plan.kind {
-	case alone:
+func (a *arena) serve(ctx context.Context) error {
+	if a.plan.kind == alone {
 		return nil
+	}
+	if err := a.start(ctx); err != nil {
+		return err
+	}
+	if err := a.server.ready(ctx); err != nil {
+		return err
+	}
+	return a.relayed(ctx)
+}
+
+// start starts the server.
+func (a *arena) start(ctx context.Context) (err error) {
+	env := []string{"DATABASE_URL=" + a.at}
+	switch a.plan.kind {
 	case theFloor:
 		a.server, err = startProcess(ctx, env, a.self, "floor")
 	case ours:
@@ -75,13 +87,7 @@ func (a *arena) serve(ctx context.Context, env ...string) (err error) {
 			"LOG_FORMAT=json", "LOG_LEVEL=info", "SHUTDOWN_GRACE=0s", "ROLE=all")
 		a.server, err = startProcess(ctx, env, a.binary, "serve")
 	}
-	if err != nil {
-		return err
-	}
-	if err := a.server.ready(ctx); err != nil {
-		return err
-	}
-	return a.relayed(ctx)
+	return err
 }
 
 // relayed waits until everything in the outbox belongs to a tick.
@@ -125,6 +131,11 @@ func (a *arena) assemble(ctx context.Context, since string) (context.Context, er
 	if err != nil {
 		return ctx, err
 	}
+	return a.assembleOf(ctx, peers)
+}
+
+// assembleOf is assemble with clients that are made already.
+func (a *arena) assembleOf(ctx context.Context, peers []*peer) (_ context.Context, err error) {
 	if a.crowd, err = newCrowd(a.server.address, a.plan.loops, peers, a.streams, &a.window); err != nil {
 		return ctx, err
 	}

@@ -34,6 +34,7 @@ type options struct {
 	json     string
 	binary   string
 	profiles string
+	curves   string
 	limit    time.Duration
 }
 
@@ -56,7 +57,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer cancel()
 	s, err := openStack(ctx, o.binary)
 	s.profiles = o.profiles
-	if err == nil {
+	switch {
+	case err != nil:
+	case o.curves != "":
+		err = s.grow(ctx, o.curves, stdout)
+	default:
 		err = s.all(ctx, o, stdout)
 	}
 	if cause := context.Cause(ctx); cause != nil && err != nil {
@@ -76,6 +81,7 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	flags.StringVar(&o.json, "json", "", "file for the results as JSON")
 	flags.StringVar(&o.binary, "binary", "", "the outbox-relay to measure; empty: it is built")
 	flags.StringVar(&o.profiles, "profiles", "", "existing folder for CPU and heap profiles of the servers")
+	flags.StringVar(&o.curves, "curves", "", "measure how cost grows instead, once, and write the plots into this folder")
 	flags.DurationVar(&o.limit, "limit", 15*time.Minute, "time after which all is given up")
 	if err := flags.Parse(args); err != nil {
 		return o, err

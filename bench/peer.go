@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strconv"
 	"syscall"
 )
 
@@ -23,7 +22,6 @@ type peer struct {
 	state    state
 	rest     []byte // an incomplete frame
 	live     bool
-	position string // in its live frame
 	received int64
 	order    uint64 // hash over the events in the order in which they came
 }
@@ -107,10 +105,9 @@ func (p *peer) upgraded(b []byte) (rest []byte, err error) {
 }
 
 var (
-	eventType  = []byte(`{"type":"event"`)
-	eventMark  = []byte(mark)
-	liveMark   = []byte(`{"type":"live"`)
-	positionIs = []byte(`,"position":"`)
+	eventType = []byte(`{"type":"event"`)
+	eventMark = []byte(mark)
+	liveMark  = []byte(`{"type":"live"`)
 )
 
 // plain reports whether a message begins with an event; what else a server says at any time is looked for only in others.
@@ -125,13 +122,8 @@ func (p *peer) special(message []byte) (live bool, err error) {
 			return false, fmt.Errorf("%.300q", message)
 		}
 	}
-	i := bytes.Index(message, liveMark)
-	if i < 0 || p.live {
+	if p.live || !bytes.Contains(message, liveMark) {
 		return false, nil
-	}
-	if rest, ok := bytes.CutPrefix(message[i+len(liveMark):], positionIs); ok {
-		n, _ := number(rest)
-		p.position = strconv.FormatInt(n, 10)
 	}
 	p.live = true
 	return true, nil

@@ -69,6 +69,9 @@ func (r *row) judge(t target) {
 	case t.least != 0:
 		reached = value >= t.least
 		r.Target = strings.TrimSpace(fmt.Sprintf(">= %g %s", t.least, of))
+	case t.none:
+		reached = value == 0
+		r.Target = "0"
 	default:
 		return
 	}

@@ -32,6 +32,7 @@ type target struct {
 	ratio bool // of ours to the floor's, else of ours alone
 	most  float64
 	least float64
+	none  bool // it must be 0
 }
 
 const mib = 1 << 20
@@ -79,6 +80,20 @@ func scenarios() []scenario {
 		{
 			name: "memory", about: "5,000 idle authenticated connections", kinds: []kind{ours, theFloor}, play: memory,
 			metrics: []metric{{"per connection", "KiB", target{most: 12}}, {"base", "MiB", target{}}, {"connects/s", "", target{}}},
+		},
+		{
+			name: "storm", about: "2,000 clients come back, 40 missed events each", kinds: []kind{ours}, play: storm,
+			metrics: []metric{
+				{"last caught up", "s", target{most: 0.6}},
+				{"incomplete", "", target{none: true}},
+				{"server CPU-s", "", target{}},
+				{"load CPU-s", "", target{}},
+				{"peak memory", "MiB", target{}},
+			},
+		},
+		{
+			name: "backlog", about: "100,000 events wait when the relay starts", kinds: []kind{ours}, play: backlog,
+			metrics: []metric{{"events/s", "", target{least: 100_000}}, {"peak memory", "MiB", target{}}},
 		},
 	}
 }

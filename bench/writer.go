@@ -38,6 +38,9 @@ type writer struct {
 	inTime  *window
 }
 
+// stride is how far a writer goes from one of its streams to the next: a prime, so that a short run meets programs from all over.
+const stride = 7919
+
 // The statements that a writer prepares.
 const (
 	changeSQL = "UPDATE public.items SET value = value + 1 WHERE id = $1"
@@ -98,7 +101,7 @@ func (w *writer) emit(b *pgconn.Batch) (m *moment, err error) {
 		return nil, nil
 	}
 	s := w.streams[w.turn%len(w.streams)]
-	w.turn++
+	w.turn += stride
 	if w.data, m, err = s.make(w.data[:0], w.size); err != nil {
 		return nil, err
 	}

@@ -105,11 +105,17 @@ CREATE TABLE relay.program_members (
     PRIMARY KEY (user_id, program_id)
 );
 
--- Serialises concurrent membership changes of one user (see relay.lock_user), and remembers what the log was last told of the user.
+-- Serialises concurrent membership changes of one user (see relay.lock_user).
 CREATE TABLE relay.user_locks (
     user_id text PRIMARY KEY,
-    xid     xid8 NOT NULL,
-    active  boolean
+    xid     xid8 NOT NULL
+);
+
+-- The effective memberships (user active and membership active) as the log has been told of them: what a change is a change of.
+CREATE TABLE relay.effective_members (
+    user_id    text NOT NULL,
+    program_id text NOT NULL,
+    PRIMARY KEY (user_id, program_id)
 );
 
 -- +goose Down

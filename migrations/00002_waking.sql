@@ -54,7 +54,7 @@ ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER wake;
 -- were not relayed yet its own xid, and for legal reasons it may blank an event's data (`outbox-relay erase`).
 -- +goose StatementBegin
 CREATE FUNCTION relay.refuse_update() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF pg_catalog.pg_has_role(current_user, 'relay_relay', 'USAGE')

@@ -16,9 +16,8 @@ AS $$
 $$;
 -- +goose StatementEnd
 
--- membership_changed writes one control row, unless the transaction's last one for this user and program says the same. The triggers
--- below call it; an application whose memberships are derived from other data calls it itself, after relay.lock_user, in the transaction of
--- the change and only when the effective membership changed.
+-- membership_changed writes one control row, unless the log has been told so already. Whoever calls it says what is true; check_membership
+-- and check_user below look for themselves.
 -- +goose StatementBegin
 CREATE FUNCTION relay.membership_changed(user_id text, program_id text, change text) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -29,108 +28,153 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     PERFORM relay.lock_user(user_id);
-    IF change IS NOT DISTINCT FROM (
-        SELECT o.data ->> 'change' FROM relay.outbox o
-        WHERE o.control AND o.performed_by_id = membership_changed.user_id AND o.xid = pg_current_xact_id()
-          AND o.program_id = membership_changed.program_id
-        ORDER BY o.id DESC
-        LIMIT 1
-    ) THEN
-        RETURN;
+    IF change = 'in' THEN
+        INSERT INTO relay.effective_members VALUES (user_id, program_id) ON CONFLICT DO NOTHING;
+    ELSE
+        DELETE FROM relay.effective_members e
+        WHERE e.user_id = membership_changed.user_id AND e.program_id = membership_changed.program_id;
     END IF;
-    INSERT INTO relay.outbox (program_id, event, data, performed_by_id, control)
-    VALUES (program_id, 'relay:membership', json_build_object('userId', user_id, 'change', change), user_id, true);
+    IF FOUND THEN
+        INSERT INTO relay.outbox (program_id, event, data, performed_by_id, control)
+        VALUES (program_id, 'relay:membership', json_build_object('userId', user_id, 'change', change), user_id, true);
+    END IF;
 END
 $$;
 -- +goose StatementEnd
 
--- user_is_active reads the table, or the application's view in its place.
+-- check_membership tells the log what the two tables, or the application's views in their place, say of one user and program now. The
+-- user's lock comes first: what is read then is the last word until this transaction ends.
 -- +goose StatementBegin
-CREATE FUNCTION relay.user_is_active(user_id text) RETURNS boolean
+CREATE FUNCTION relay.check_membership(user_id text, program_id text) RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    member boolean;
+BEGIN
+    PERFORM relay.lock_user(user_id);
+    member := EXISTS (
+        SELECT FROM relay.users u, relay.program_members m
+        WHERE u.id = check_membership.user_id AND u.is_active
+          AND m.user_id = check_membership.user_id AND m.program_id = check_membership.program_id AND m.is_active);
+    PERFORM relay.membership_changed(user_id, program_id, CASE WHEN member THEN 'in' ELSE 'out' END);
+END
+$$;
+-- +goose StatementEnd
+
+-- check_user does the same for all programs of one user.
+-- +goose StatementBegin
+CREATE FUNCTION relay.check_user(user_id text) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM relay.users u WHERE u.id = user_is_active.user_id AND u.is_active);
+    PERFORM relay.lock_user(user_id);
+    PERFORM relay.check_membership(check_user.user_id, p.program_id) FROM (
+        SELECT e.program_id FROM relay.effective_members e WHERE e.user_id = check_user.user_id
+        UNION
+        SELECT m.program_id FROM relay.program_members m WHERE m.user_id = check_user.user_id AND m.is_active
+        ORDER BY 1) p;
 END
 $$;
 -- +goose StatementEnd
 
--- track_membership(user column, program column [, active column]): an AFTER ROW trigger for a table with at most one row per user and
--- program. Without an active column a row is a membership by being there.
+-- sync_memberships tells the log of every difference between what it has been told and what the tables say, and returns how many there
+-- were. It is for whoever has just put views in the place of the tables, or changed memberships behind the triggers' back.
+-- +goose StatementBegin
+CREATE FUNCTION relay.sync_memberships() RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    d     record;
+    found bigint := 0;
+BEGIN
+    FOR d IN
+        WITH now AS (
+            SELECT m.user_id, m.program_id FROM relay.program_members m JOIN relay.users u ON u.id = m.user_id AND u.is_active WHERE m.is_active
+        )
+        SELECT x.user_id, x.program_id FROM (
+            (SELECT e.user_id, e.program_id FROM relay.effective_members e EXCEPT SELECT n.user_id, n.program_id FROM now n)
+            UNION ALL
+            (SELECT n.user_id, n.program_id FROM now n EXCEPT SELECT e.user_id, e.program_id FROM relay.effective_members e)) x
+        ORDER BY x.user_id, x.program_id
+    LOOP
+        PERFORM relay.check_membership(d.user_id, d.program_id);
+        found := found + 1;
+    END LOOP;
+    RETURN found;
+END
+$$;
+-- +goose StatementEnd
+
+-- named returns the named columns of a row as text. A name that isn't one of a column is refused: a trigger with a misspelt argument would
+-- otherwise see no change, ever.
+-- +goose StatementBegin
+CREATE FUNCTION relay.named(tuple jsonb, names text[]) RETURNS text[]
+    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    list text[] := '{}';
+    name text;
+BEGIN
+    FOREACH name IN ARRAY names LOOP
+        IF NOT tuple ? name THEN
+            RAISE EXCEPTION 'relay: the table has no column %', quote_ident(name)
+                USING ERRCODE = 'undefined_column', HINT = 'The arguments of the triggers track_user and track_membership name columns.';
+        END IF;
+        list := array_append(list, tuple ->> name);
+    END LOOP;
+    RETURN list;
+END
+$$;
+-- +goose StatementEnd
+
+-- track_membership(user column, program column [, columns that matter]): an AFTER ROW trigger for a table that memberships come from. It only
+-- says whose membership may have changed; relay.users and relay.program_members say what it is. If columns that matter are named, an
+-- UPDATE that changes neither them nor the first two costs nothing more.
 -- +goose StatementBegin
 CREATE FUNCTION relay.track_membership() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    o           jsonb := CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END;
-    n           jsonb := CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END;
-    old_user    text := o ->> TG_ARGV[0];
-    old_program text := o ->> TG_ARGV[1];
-    new_user    text := n ->> TG_ARGV[0];
-    new_program text := n ->> TG_ARGV[1];
-    was         boolean := o IS NOT NULL;
-    becomes     boolean := n IS NOT NULL;
-    touched     boolean;
+    before text[] := relay.named(CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END, TG_ARGV);
+    after  text[] := relay.named(CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END, TG_ARGV);
 BEGIN
-    IF TG_NARGS = 3 THEN
-        was := coalesce((o ->> TG_ARGV[2])::boolean, false);
-        becomes := coalesce((n ->> TG_ARGV[2])::boolean, false);
+    IF TG_NARGS < 2 THEN
+        RAISE EXCEPTION 'relay.track_membership: the arguments must name the columns of the user and the program';
     END IF;
-    IF was AND becomes AND (old_user, old_program) IS NOT DISTINCT FROM (new_user, new_program) THEN
+    IF TG_OP = 'UPDATE' AND TG_NARGS > 2 AND before = after THEN
         RETURN NULL;
     END IF;
-    IF was THEN
-        -- One statement may deactivate user and membership together. Whichever trigger comes first, neither sees the other still active; what
-        -- the log was last told of the user, or that this transaction has just told it, does.
-        touched := EXISTS (SELECT FROM relay.user_locks l WHERE l.user_id = old_user AND l.xid = pg_current_xact_id());
-        PERFORM relay.lock_user(old_user);
-        IF touched OR relay.user_is_active(old_user)
-           OR EXISTS (SELECT FROM relay.user_locks l WHERE l.user_id = old_user AND l.active) THEN
-            PERFORM relay.membership_changed(old_user, old_program, 'out');
-        END IF;
+    IF before[1] IS NOT NULL AND before[2] IS NOT NULL THEN
+        PERFORM relay.check_membership(before[1], before[2]);
     END IF;
-    IF becomes THEN
-        PERFORM relay.lock_user(new_user);
-        IF relay.user_is_active(new_user) THEN
-            PERFORM relay.membership_changed(new_user, new_program, 'in');
-        END IF;
+    IF after[1] IS NOT NULL AND after[2] IS NOT NULL AND (before[1], before[2]) IS DISTINCT FROM (after[1], after[2]) THEN
+        PERFORM relay.check_membership(after[1], after[2]);
     END IF;
     RETURN NULL;
 END
 $$;
 -- +goose StatementEnd
 
--- track_user(id column [, active column]): an AFTER ROW trigger for the table of users.
+-- track_user(id column [, columns that matter]): the same for a table that users come from.
 -- +goose StatementBegin
 CREATE FUNCTION relay.track_user() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    o        jsonb := CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END;
-    n        jsonb := CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END;
-    old_user text := o ->> TG_ARGV[0];
-    new_user text := n ->> TG_ARGV[0];
-    was      boolean := o IS NOT NULL;
-    becomes  boolean := n IS NOT NULL;
+    before text[] := relay.named(CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END, TG_ARGV);
+    after  text[] := relay.named(CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END, TG_ARGV);
 BEGIN
-    IF TG_NARGS = 2 THEN
-        was := coalesce((o ->> TG_ARGV[1])::boolean, false);
-        becomes := coalesce((n ->> TG_ARGV[1])::boolean, false);
+    IF TG_NARGS < 1 THEN
+        RAISE EXCEPTION 'relay.track_user: the argument must name the column of the user''s id';
     END IF;
-    IF was AND becomes AND old_user IS NOT DISTINCT FROM new_user THEN
+    IF TG_OP = 'UPDATE' AND TG_NARGS > 1 AND before = after THEN
         RETURN NULL;
     END IF;
-    IF was THEN
-        PERFORM relay.lock_user(old_user);
-        PERFORM relay.membership_changed(old_user, m.program_id::text, 'out')
-        FROM relay.program_members m WHERE m.user_id = old_user AND m.is_active ORDER BY m.program_id;
-        UPDATE relay.user_locks l SET active = false WHERE l.user_id = old_user;
+    IF before[1] IS NOT NULL THEN
+        PERFORM relay.check_user(before[1]);
     END IF;
-    IF becomes THEN
-        PERFORM relay.lock_user(new_user);
-        PERFORM relay.membership_changed(new_user, m.program_id::text, 'in')
-        FROM relay.program_members m WHERE m.user_id = new_user AND m.is_active ORDER BY m.program_id;
-        UPDATE relay.user_locks l SET active = true WHERE l.user_id = new_user;
+    IF after[1] IS NOT NULL AND before[1] IS DISTINCT FROM after[1] THEN
+        PERFORM relay.check_user(after[1]);
     END IF;
     RETURN NULL;
 END
@@ -174,6 +218,9 @@ DROP TRIGGER refuse_truncate ON relay.program_members;
 DROP FUNCTION relay.refuse_truncate();
 DROP FUNCTION relay.track_user();
 DROP FUNCTION relay.track_membership();
-DROP FUNCTION relay.user_is_active(text);
+DROP FUNCTION relay.named(jsonb, text[]);
+DROP FUNCTION relay.sync_memberships();
+DROP FUNCTION relay.check_user(text);
+DROP FUNCTION relay.check_membership(text, text);
 DROP FUNCTION relay.membership_changed(text, text, text);
 DROP FUNCTION relay.lock_user(text);

@@ -14,7 +14,7 @@ GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) TO rela
 
 GRANT SELECT, DELETE, UPDATE (xid, data) ON relay.outbox TO relay_relay;
 GRANT SELECT, INSERT, DELETE ON relay.ticks TO relay_relay;
-GRANT SELECT ON relay.users, relay.program_members TO relay_relay;
+GRANT SELECT ON relay.users, relay.program_members, relay.effective_members TO relay_relay;
 
 -- relay_migrator owns everything, so that any member of it can apply later migrations, whoever applied the first ones. Where the
 -- current role may not give the objects away (it is no member of relay_migrator), they stay its own.
@@ -46,7 +46,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-REVOKE SELECT ON relay.users, relay.program_members FROM relay_relay;
+REVOKE SELECT ON relay.users, relay.program_members, relay.effective_members FROM relay_relay;
 REVOKE SELECT, INSERT, DELETE ON relay.ticks FROM relay_relay;
 REVOKE SELECT, DELETE, UPDATE (xid, data) ON relay.outbox FROM relay_relay;
 REVOKE EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) FROM relay_emitter;

@@ -7,21 +7,9 @@ import (
 	"unicode/utf8"
 )
 
-// Name is the kind of an event, noun:verb in lower case, at most 64 characters. An application defines its own beside the eight
-// below; relay:… is reserved.
+// Name is the kind of an event, noun:verb in lower case, at most 64 characters. An application defines its own beside the eight of
+// the catalog (catalog.json, docs/CATALOG.md); relay:… is reserved.
 type Name string
-
-// The catalog.
-const (
-	RequestCreated       Name = "request:created"
-	RequestUpdated       Name = "request:updated"
-	RequestStatusChanged Name = "request:status_changed"
-	RequestAssigned      Name = "request:assigned"
-	CommentAdded         Name = "comment:added"
-	CommentDeleted       Name = "comment:deleted"
-	AttachmentUploaded   Name = "attachment:uploaded"
-	AttachmentDeleted    Name = "attachment:deleted"
-)
 
 // MaxDataBytes bounds the JSON text of Event.Data. The table checks the same bound.
 const MaxDataBytes = 256 << 10

@@ -1,6 +1,6 @@
 -- Appends entries to the log of one program, and refuses to write over a hole.
 -- KEYS[1]  the log, a sorted set: score = position, member = the entry's bytes
--- ARGV     predecessor's position (0: none in the window), window in µs, most entries, seconds to live, then position, member, …
+-- ARGV     predecessor's position (0: none in the window), window in µs, most entries, seconds to live, PUBLISH or SPUBLISH, then position, member, …
 -- returns  {'ok', entries added} | {'behind', newest} the end of the log was lost | {'late', position} somebody else writes here too
 local key = KEYS[1]
 local before, window, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -9,7 +9,7 @@ local newest = tonumber(top[2] or '0')
 local add = {}
 local after = 0 -- the predecessor of the first entry added; 0: not known
 
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local position = tonumber(ARGV[i])
   if position > newest then
     if #add == 0 and before ~= newest and before >= position - window then
@@ -55,5 +55,5 @@ if after > 0 and size <= 16384 and #add <= 128 then
   end
   message = table.concat(head, ' ') .. '\n' .. table.concat(bodies)
 end
-redis.call('PUBLISH', key, message)
+redis.call(ARGV[5], key, message)
 return { 'ok', tostring(#add / 2) }

@@ -26,6 +26,11 @@ const (
 // sleeping is only right at rates far below what serialised commits could do.
 func (s *session) follow(ctx context.Context) error {
 	for {
+		if s.deaf {
+			if err := s.poll(ctx); err != nil {
+				return err
+			}
+		}
 		if err := s.awake(ctx); err != nil {
 			return err
 		}
@@ -50,6 +55,9 @@ func (s *session) awake(ctx context.Context) error {
 		if events > 0 {
 			last = time.Now()
 			wait = awakeTick - time.Since(began)
+		}
+		if err := s.drain(ctx); err != nil {
+			return err
 		}
 		if !sleep(ctx, wait) {
 			return ctx.Err()
@@ -96,8 +104,8 @@ func (s *session) wakeUp(ctx context.Context) error {
 	return nil
 }
 
-// asleep waits to be woken, and returns when wake-ups come so fast that reading by itself is cheaper for the writers, or when it lost
-// the sleep lock to a Redis outage.
+// asleep waits to be woken, and returns when wake-ups come so fast that reading by itself is cheaper for the writers, when it turns out to be deaf, or
+// when it lost the sleep lock to a Redis outage.
 //
 // Transactions that inserted before the lock was taken saw the relay awake and won't notify: until all of them have ended it
 // keeps reading. A transaction's locks leave pg_locks after its rows have become visible, so that the read after that misses nothing;
@@ -107,7 +115,7 @@ func (s *session) asleep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := s.step(ctx); err != nil {
+	if _, err := s.step(ctx); err != nil { // what was committed between the last read and the lock, by those who have ended
 		return err
 	}
 	var (
@@ -129,7 +137,7 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if notified && wakes.fast(time.Now(), s.flushTime()) {
+		if s.deaf || notified && wakes.fast(time.Now(), s.flushTime()) {
 			return s.wakeUp(ctx)
 		}
 		if dozing {
@@ -183,23 +191,37 @@ func (u *unasked) settle(now time.Time, notified bool) (reads int) {
 func (s *session) wait(ctx context.Context, d time.Duration) (notified bool, err error) {
 	timeout, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	_, err = s.conn.WaitForNotification(timeout)
-	switch {
-	case ctx.Err() != nil:
-		return false, ctx.Err()
-	case err == nil:
-	case pgconn.Timeout(err):
-		return false, nil
-	default:
-		return false, fmt.Errorf("wait for a notification: %w", err)
+	for !notified {
+		n, err := s.conn.WaitForNotification(timeout)
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		if pgconn.Timeout(err) {
+			s.checkCanary()
+			return false, nil
+		}
+		if err != nil {
+			return false, fmt.Errorf("wait for a notification: %w", err)
+		}
+		notified = s.heard(n)
 	}
 	s.metrics.wakeups.Inc()
+	return true, s.drain(ctx)
+}
+
+// drain takes the notifications that came with what was read last. A read follows that sees what they announced.
+func (s *session) drain(ctx context.Context) error {
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
-	for err == nil { // those that are here already
-		_, err = s.conn.WaitForNotification(ended)
+	for {
+		n, err := s.conn.WaitForNotification(ended)
+		if err != nil {
+			break
+		}
+		s.heard(n)
 	}
-	return true, ctx.Err()
+	s.checkCanary()
+	return ctx.Err()
 }
 
 const writersQuery = `SELECT l.virtualtransaction FROM pg_locks l
@@ -227,19 +249,23 @@ func (s *session) stillInFlight(ctx context.Context, writers []string) ([]string
 	return slices.DeleteFunc(writers, func(w string) bool { return !slices.Contains(now, w) }), err
 }
 
-// poll is follow for servers where NOTIFY isn't wanted.
+// poll is follow for servers where NOTIFY isn't wanted, or for as long as it doesn't arrive.
 func (s *session) poll(ctx context.Context) error {
-	for {
+	for s.config.PollOnly || s.deaf {
 		if _, err := s.step(ctx); err != nil {
 			return err
 		}
 		if err := s.maintain(ctx); err != nil {
 			return err
 		}
+		if err := s.drain(ctx); err != nil {
+			return err
+		}
 		if !sleep(ctx, hotPoll) {
 			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 // maintain compares Redis with what it must hold, every compareEvery and at once after Redis had failed.

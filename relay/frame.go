@@ -55,6 +55,7 @@ func appendEntry(b []byte, r *outbox.Row) []byte {
 // control is the JSON form of a membership change in a log.
 type control struct {
 	Type     string `json:"type"` // "control"
+	ID       string `json:"id"`
 	Position string `json:"position"`
 	UserID   string `json:"userId"`
 	Change   string `json:"change"`  // "in" or "out"
@@ -69,7 +70,10 @@ func appendControl(b []byte, r *outbox.Row) []byte {
 	if json.Unmarshal([]byte(r.Data), &data) != nil || data.Change != "in" {
 		data.Change = "out"
 	}
-	c := control{Type: "control", Position: strconv.FormatInt(r.Position, 10), Change: data.Change, Through: strconv.FormatInt(r.TickThrough, 10)}
+	c := control{
+		Type: "control", ID: strconv.FormatInt(r.ID, 10), Position: strconv.FormatInt(r.Position, 10), Change: data.Change,
+		Through: strconv.FormatInt(r.TickThrough, 10),
+	}
 	if r.ByID != nil {
 		c.UserID = *r.ByID
 	}

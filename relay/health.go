@@ -12,30 +12,33 @@ import (
 
 // The states that can be degraded. Each shows in Ready, in the metric outbox_relay_degraded and, when it changes, in one log line.
 const (
-	stateSession  = "session"  // no Postgres session, or none that can lead
-	stateRedis    = "redis"    // Redis can't be written: ticks wait
-	stateLog      = "log"      // the end of some log was lost and is being rebuilt
-	stateEviction = "eviction" // Redis may evict what it holds: nothing is lost, but it may come late
-	statePolling  = "polling"  // wake-ups don't arrive, or aren't wanted: events are found by polling
+	stateSession = "session" // no Postgres session, or none that can lead
+	stateRedis   = "redis"   // Redis can't be written: ticks wait
+	stateLog     = "log"     // the end of some log was lost and is being rebuilt
+	statePolling = "polling" // wake-ups aren't sent, or aren't wanted: events are found by polling
+	stateListen  = "listen"  // wake-ups don't arrive
+
+	stateSubscription = "subscription" // Redis can't be heard: rooms are read every few seconds, if it can be read at all
+	stateEviction     = "eviction"     // Redis may drop what it should keep: logs are rebuilt now and then, and nobody gets a checkpoint
 )
 
 const connecting = "connecting to Postgres"
 
 // health knows which states are degraded, and why.
 type health struct {
-	log     *slog.Logger
-	metrics *metrics
-	leading atomic.Bool
+	log      *slog.Logger
+	degraded *prometheus.GaugeVec // label: state
+	leading  atomic.Bool
 
 	mu      sync.Mutex
 	reasons map[string]string
 }
 
-func newHealth(log *slog.Logger, m *metrics) *health {
-	for _, s := range []string{stateSession, stateRedis, stateLog, stateEviction, statePolling} {
-		m.degraded.WithLabelValues(s).Set(0)
+func newHealth(log *slog.Logger, degraded *prometheus.GaugeVec, states ...string) *health {
+	for _, s := range states {
+		degraded.WithLabelValues(s).Set(0)
 	}
-	return &health{log: log, metrics: m, reasons: map[string]string{}}
+	return &health{log: log, degraded: degraded, reasons: map[string]string{}}
 }
 
 // set notes that a state is degraded, or (reason "") whole again.
@@ -53,14 +56,14 @@ func (h *health) set(state, reason string) {
 	was = was && old != connecting
 	if reason == "" {
 		delete(h.reasons, state)
-		h.metrics.degraded.WithLabelValues(state).Set(0)
+		h.degraded.WithLabelValues(state).Set(0)
 		if old != connecting {
 			h.log.Info("relay: whole again", "state", state)
 		}
 		return
 	}
 	h.reasons[state] = reason
-	h.metrics.degraded.WithLabelValues(state).Set(1)
+	h.degraded.WithLabelValues(state).Set(1)
 	if was { // still degraded, for another reason
 		h.log.Debug("relay: degraded", "state", state, "reason", reason)
 		return
@@ -68,11 +71,9 @@ func (h *health) set(state, reason string) {
 	h.log.Warn("relay: degraded", "state", state, "reason", reason)
 }
 
-// follower forgets what only a leader can know: a relay that has lost its session may become a standby, whose Redis another one writes.
-func (h *health) follower() {
-	h.leading.Store(false)
-	h.metrics.leader.Set(0)
-	for _, state := range []string{stateRedis, stateLog, stateEviction, statePolling} {
+// standby clears what only a leader can know.
+func (h *health) standby() {
+	for _, state := range []string{stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction} {
 		h.set(state, "")
 	}
 }

@@ -9,9 +9,11 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/outboxrelay/outboxrelay/outbox"
@@ -25,6 +27,8 @@ type HistoryConfig struct {
 	LogLimit  int                   // as the relay's
 	DeepReads int                   // most reads of Postgres at a time; default 4
 	Logger    *slog.Logger          // default: discards
+
+	Registerer prometheus.Registerer // default: none
 }
 
 // Entry is one entry of a program's log.
@@ -36,6 +40,7 @@ type Entry struct {
 
 // Control is a membership change in a program's log.
 type Control struct {
+	ID      int64 // of the row, as an event's
 	UserID  string
 	In      bool
 	Through int64 // position of the last row of the change's batch
@@ -51,10 +56,11 @@ type Page struct {
 type History struct {
 	config HistoryConfig
 	deep   chan struct{} // one token per read of Postgres
+	health *health
 
-	clock    clock
-	eviction eviction
-	topics   topics
+	clock  clock
+	topics topics
+	evicts atomic.Bool // Redis may have dropped a log: a missing one says nothing
 }
 
 // NewHistory returns a History. It connects to nothing.
@@ -71,8 +77,20 @@ func NewHistory(c HistoryConfig) *History {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &History{config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}}}
+	degraded := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "outbox_relay_reader_degraded", Help: "1 if the state of the logs' reader is degraded; /readyz gives the reason.",
+	}, []string{"state"})
+	if c.Registerer != nil {
+		c.Registerer.MustRegister(degraded)
+	}
+	return &History{
+		config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}},
+		health: newHealth(c.Logger, degraded, stateSubscription, stateEviction),
+	}
 }
+
+// Ready returns why reads may be late or fail, one reason a line; nothing if all is well. It says what Watch has found.
+func (h *History) Ready() []string { return h.health.problems() }
 
 // After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
 // outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
@@ -81,7 +99,9 @@ func (h *History) After(ctx context.Context, program string, after int64, limit 
 	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
 		return pipe.ZRangeByScoreWithScores(ctx, key, by)
 	})
-	if err != nil || vouched {
+	// Nothing above the head has been published: the room of a quiet program, however long it has been quiet, needn't ask Postgres.
+	quiet := len(page.Entries) == 0 && page.Head != 0 && page.Head <= after
+	if err != nil || vouched || quiet {
 		page.Through = after
 		if n := len(page.Entries); n > 0 {
 			page.Through = page.Entries[n-1].Position
@@ -171,11 +191,8 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
 	}
-	if head != nil {
+	if head != nil && !h.evicts.Load() {
 		page.Head = headPosition(head.Val())
-	}
-	if len(top.Val()) == 0 && page.Head > 0 && h.eviction.possible(ctx, h.config.Redis) {
-		page.Head = 0 // the log may have been evicted: nobody knows how far it is complete
 	}
 	if page.Entries, err = parse(found.Val()); err != nil {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
@@ -214,11 +231,15 @@ func newEntry(position int64, text []byte) (Entry, error) {
 	if err := json.Unmarshal(text, &c); err != nil {
 		return Entry{}, fmt.Errorf("control entry at %d: %w", position, err)
 	}
+	id, err := strconv.ParseInt(c.ID, 10, 64)
+	if err != nil {
+		return Entry{}, fmt.Errorf("control entry at %d: id: %w", position, err)
+	}
 	through, err := strconv.ParseInt(c.Through, 10, 64)
 	if err != nil {
 		return Entry{}, fmt.Errorf("control entry at %d: through: %w", position, err)
 	}
-	return Entry{Position: position, Control: &Control{UserID: c.UserID, In: c.Change == "in", Through: through}}, nil
+	return Entry{Position: position, Control: &Control{ID: id, UserID: c.UserID, In: c.Change == "in", Through: through}}, nil
 }
 
 // entries are what rows of the outbox look like in the log: the same bytes.

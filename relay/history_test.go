@@ -155,40 +155,47 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 	stop()
 }
 
-// A log that isn't there used to count as complete up to the head even where Redis may have evicted it.
-func TestAMissingLogSaysNothingWhereRedisEvicts(t *testing.T) {
+// With no event anywhere for longer than the window every room asked Postgres every five seconds for what couldn't be there, and kept
+// those waiting who had missed something.
+func TestAQuietProgramIsNotReadFromPostgres(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	r := s.relay(nil)
-	s.eventuallyLog("p0", s.emit("p0", nil))
-	head := func() int64 {
-		h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})
-		page, err := h.After(t.Context(), "p1", time.Now().UnixMicro()-1_000_000, 10)
+	s.relay(nil)
+	s.emit("p1", nil)
+	s.emit("p2", nil)
+	newest := func() (position int64) {
+		testenv.Eventually(t, 10*time.Second, func() error {
+			err := s.pool.QueryRow(t.Context(), "SELECT position FROM relay.ticks ORDER BY position DESC LIMIT 1").Scan(&position)
+			if head := s.redis.Get(t.Context(), "socket:events:head").Val(); err == nil && !strings.HasSuffix(head, fmt.Sprint(position)) {
+				err = fmt.Errorf("the head is %q, the newest tick %d", head, position)
+			}
+			return err
+		})
+		return position
+	}
+	h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Nanosecond})
+	read := func(after int64) relay.Page {
+		t.Helper()
+		page, err := h.After(t.Context(), "p1", after, 10)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return page.Head
+		return page
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if head() == 0 {
-			return errors.New("no head although Redis doesn't evict")
-		}
-		return nil
-	})
-	for name, value := range map[string]string{"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"} {
-		if err := s.redis.ConfigSet(t.Context(), name, value).Err(); err != nil {
-			t.Fatal(err)
-		}
+	s.eventuallyLog("p2", 2)
+	at := newest()
+	if got := len(read(at - 1_000_000_000).Entries); got != 1 {
+		t.Errorf("%d entries behind an old cursor, want 1", got)
 	}
-	if got := head(); got != 0 {
-		t.Errorf("head %d for a log that may have been evicted, want none", got)
+	before := s.pool.Stat().AcquireCount()
+	if got := read(at); len(got.Entries) > 0 || got.Through != at {
+		t.Errorf("behind the newest tick %d: %+v", at, got)
 	}
-	r.stop()
-	again := s.relay(nil)
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if why := again.Ready(); len(why) != 1 || !strings.HasPrefix(why[0], "eviction: ") {
-			return fmt.Errorf("Ready says %v", why)
-		}
-		return nil
-	})
+	if got := s.pool.Stat().AcquireCount() - before; got > 0 {
+		t.Errorf("Postgres was asked %d times", got)
+	}
+	s.eventuallyLog("p1", 1, s.emit("p1", nil))
+	if got := read(at); len(got.Entries) != 1 {
+		t.Errorf("behind the tick before: %+v", got)
+	}
 }

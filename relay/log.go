@@ -50,6 +50,8 @@ type Log struct {
 
 	newest map[string]int64 // the predecessor: each program's newest position within the window
 	head   string           // what the head key is believed to hold
+
+	sharded bool // pub/sub of the Cluster: a message goes to the subscribers of its slot's master only
 }
 
 // part is what one program gets of a batch, ascending.
@@ -71,8 +73,8 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 	pipe := l.redis.Pipeline()
 	cmds := make([]*redis.Cmd, len(parts))
 	for i, p := range parts {
-		args := make([]any, 0, 4+2*len(p.positions))
-		args = append(args, l.newest[p.program], l.window.Microseconds(), l.most, int64(l.life(p)/time.Second))
+		args := make([]any, 0, 5+2*len(p.positions))
+		args = append(args, l.newest[p.program], l.window.Microseconds(), l.most, int64(l.life(p)/time.Second), l.publishCommand())
 		for k, position := range p.positions {
 			args = append(args, position, p.frames[k])
 		}
@@ -119,14 +121,28 @@ func parseReply(cmd *redis.Cmd) (reply, error) {
 	return reply{fields[0], fields[1]}, nil
 }
 
+func (l *Log) publishCommand() string {
+	if l.sharded {
+		return "SPUBLISH"
+	}
+	return "PUBLISH"
+}
+
 // load makes the scripts known to the server; on a cluster to each master.
 func (l *Log) load(ctx context.Context) error {
-	for _, s := range []*redis.Script{appendScript, headScript} {
-		if err := s.Load(ctx, l.redis).Err(); err != nil {
-			return fmt.Errorf("load scripts into Redis: %w", err)
-		}
+	found, err := inspect(ctx, l.redis)
+	if err != nil {
+		return err
 	}
-	return nil
+	l.sharded = found.sharded
+	return eachMaster(ctx, l.redis, func(ctx context.Context, node redis.UniversalClient) error {
+		for _, s := range []*redis.Script{appendScript, headScript} {
+			if err := s.Load(ctx, node).Err(); err != nil {
+				return fmt.Errorf("load scripts into Redis: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
 // publishHead says that everything through position is in the logs. changed: the head was not what this session left there, so Redis
@@ -209,7 +225,7 @@ func (l *Log) compare(ctx context.Context, now int64) (lost, foreign []string, e
 
 // clear removes every log and the head, for a new history.
 func (l *Log) clear(ctx context.Context) error {
-	wipe := func(ctx context.Context, node redis.Cmdable) error {
+	err := eachMaster(ctx, l.redis, func(ctx context.Context, node redis.UniversalClient) error {
 		keys := node.Scan(ctx, 0, keyPrefix+"*", 1000).Iterator()
 		for keys.Next(ctx) {
 			if err := l.redis.Del(ctx, keys.Val()).Err(); err != nil {
@@ -217,13 +233,7 @@ func (l *Log) clear(ctx context.Context) error {
 			}
 		}
 		return keys.Err()
-	}
-	var err error
-	if cluster, ok := l.redis.(*redis.ClusterClient); ok {
-		err = cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return wipe(ctx, node) })
-	} else {
-		err = wipe(ctx, l.redis)
-	}
+	})
 	if err == nil {
 		err = l.redis.Del(ctx, headKey).Err()
 	}

@@ -105,6 +105,24 @@ func (r *running) metric(t testing.TB, name string) float64 {
 	return 0
 }
 
+// degraded reads the gauge of a state.
+func (r *running) degraded(t testing.TB, state string) float64 {
+	t.Helper()
+	families, err := r.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "outbox_relay_degraded" && m.GetLabel()[0].GetValue() == state {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	t.Fatalf("no state %q", state)
+	return 0
+}
+
 func (r *running) asleep(t testing.TB) func() error {
 	return func() error {
 		if r.metric(t, "asleep") != 1 {

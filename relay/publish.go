@@ -119,7 +119,7 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 	return s.withRedis(ctx, func(ctx context.Context) error {
 		pipe := s.log.redis.Pipeline()
 		for _, u := range users {
-			pipe.Publish(ctx, userPrefix+u, s.last.Position)
+			pipe.Do(ctx, s.log.publishCommand(), userPrefix+u, s.last.Position)
 		}
 		_, err := pipe.Exec(ctx)
 		return err
@@ -176,10 +176,21 @@ func (s *session) compare(ctx context.Context) error {
 			return err
 		}
 	}
-	s.checkEviction(ctx)
 	s.suspect, s.compared = false, time.Now()
 	s.health.set(stateLog, "")
-	return nil
+	return s.inspect(ctx)
+}
+
+// inspect notes what Redis is like.
+func (s *session) inspect(ctx context.Context) error {
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		found, err := inspect(ctx, s.log.redis)
+		if err == nil {
+			s.log.sharded = found.sharded
+			s.health.set(stateEviction, found.evicts)
+		}
+		return err
+	})
 }
 
 // refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.

@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -22,7 +24,7 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 		return nil, errors.New("REDIS_URL: want redis://host:6379/0, rediss://… or redis+sentinel://…")
 	}
 	if scheme == "redis+sentinel" || scheme == "rediss+sentinel" {
-		return openSentinel(rest)
+		return openSentinel(rest, scheme == "rediss+sentinel")
 	}
 	if scheme != "redis" && scheme != "rediss" {
 		return nil, fmt.Errorf("REDIS_URL: unknown scheme %q: want redis, rediss or redis+sentinel", scheme)
@@ -37,8 +39,13 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 		options.ReadBufferSize, options.WriteBufferSize = bufferSize, bufferSize
 		return redis.NewClient(options), nil
 	}
-	addrs := []string{options.Addr}
-	addrs = append(addrs, hosts[1:]...)
+	if options.DB != 0 {
+		return nil, errors.New("REDIS_URL: a Redis Cluster has database 0 only: leave the path out")
+	}
+	if options.TLSConfig != nil {
+		options.TLSConfig.ServerName = "" // each node's own
+	}
+	addrs := append([]string{options.Addr}, withPorts(hosts[1:], "6379")...)
 	return redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: addrs, Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
 		ContextTimeoutEnabled: true, DisableIdentity: true, DialerRetries: 1, MaxRedirects: 3,
@@ -46,7 +53,7 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 	}), nil
 }
 
-func openSentinel(rest string) (redis.UniversalClient, error) {
+func openSentinel(rest string, secure bool) (redis.UniversalClient, error) {
 	hosts, suffix := splitHosts(rest)
 	u, err := url.Parse("redis://" + hosts[0] + suffix)
 	if err != nil {
@@ -57,9 +64,12 @@ func openSentinel(rest string) (redis.UniversalClient, error) {
 		return nil, errors.New("REDIS_URL: the master's name is missing: redis+sentinel://host:26379,host:26379/master-name")
 	}
 	options := &redis.FailoverOptions{
-		MasterName: path[0], SentinelAddrs: append([]string{u.Host}, hosts[1:]...),
+		MasterName: path[0], SentinelAddrs: withPorts(append([]string{u.Host}, hosts[1:]...), "26379"),
 		ContextTimeoutEnabled: true, DisableIdentity: true, MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second,
 		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
+	}
+	if secure {
+		options.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if len(path) > 1 {
 		if _, err := fmt.Sscan(path[1], &options.DB); err != nil {
@@ -71,6 +81,16 @@ func openSentinel(rest string) (redis.UniversalClient, error) {
 		options.Password, _ = u.User.Password()
 	}
 	return redis.NewFailoverClient(options), nil
+}
+
+// withPorts adds the port to hosts that have none.
+func withPorts(hosts []string, port string) []string {
+	for i, host := range hosts {
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			hosts[i] = net.JoinHostPort(strings.Trim(host, "[]"), port)
+		}
+	}
+	return hosts
 }
 
 // splitHosts separates the comma-separated hosts of a URL from its path and query; credentials stay with the first host.

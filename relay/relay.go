@@ -71,7 +71,10 @@ func New(c Config) (*Relay, error) {
 		return nil, err
 	}
 	m := newMetrics(c.Registerer)
-	return &Relay{config: c, metrics: m, health: newHealth(c.Logger, m), quiet: quietFor, poll: fallbackPoll}, nil
+	return &Relay{
+		config: c, metrics: m, quiet: quietFor, poll: fallbackPoll,
+		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
+	}, nil
 }
 
 // Ready returns why the relay doesn't do its whole work at this moment, one reason a line; nothing if all is well. A standby that
@@ -92,7 +95,8 @@ func (r *Relay) Run(ctx context.Context) error {
 	for delay := firstRetry; ; {
 		began := time.Now()
 		err := r.session(ctx)
-		r.health.follower()
+		r.health.leading.Store(false)
+		r.metrics.leader.Set(0)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the end of ctx is the way to stop; what it interrupted is no failure
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/outboxrelay/outboxrelay/migrations"
@@ -42,9 +44,13 @@ type session struct {
 	compared  time.Time // when Redis was last compared
 	suspect   bool      // Redis failed since: compare before going on
 	sleeping  bool      // holds the sleep lock
+	deaf      bool      // the newest canary wasn't heard
 	flush     time.Duration
 	clockAt   time.Time // the database's clock …
 	clockRead time.Time // … when it was read
+
+	heardCanary string                 // payload of the newest one that was heard
+	canary      atomic.Pointer[canary] // the newest one that was sent; shared with sing
 }
 
 // session connects, waits for the leader's lock, and leads until something fails or ctx ends.
@@ -75,6 +81,9 @@ func (r *Relay) session(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.retain(ctx) })
 	group.Go(func() error { return s.run(ctx) })
+	if !r.config.PollOnly {
+		group.Go(func() error { return s.sing(ctx) })
+	}
 	return group.Wait()
 }
 
@@ -120,7 +129,7 @@ func (r *Relay) lead(ctx context.Context, conn *pgx.Conn) error {
 			r.metrics.leader.Set(1)
 			return nil
 		}
-		r.health.set(stateSession, "")
+		r.health.standby()
 		if !waiting {
 			r.config.Logger.Info("relay: standby, another relay leads")
 		}
@@ -145,7 +154,6 @@ func (s *session) run(ctx context.Context) error {
 		if _, err := s.conn.Exec(ctx, "LISTEN "+channel); err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
-		s.health.set(statePolling, "")
 	} else {
 		s.health.set(statePolling, "poll-only by configuration")
 	}
@@ -241,7 +249,7 @@ func (s *session) ping(ctx context.Context) error {
 		return fmt.Errorf("ping Postgres: %w", err)
 	}
 	s.used = time.Now()
-	return nil
+	return s.drain(ctx)
 }
 
 // withRedis repeats work until it succeeds, fails for a reason that isn't Redis being away, or the Postgres session is lost. Nothing else
@@ -260,6 +268,9 @@ func (s *session) withRedis(ctx context.Context, work func(context.Context) erro
 		}
 		if isNoScript(err) { // Redis was restarted or flushed: its scripts are gone
 			err = errors.Join(err, s.log.load(ctx))
+		}
+		if cluster, ok := s.log.redis.(*redis.ClusterClient); ok {
+			cluster.ReloadState(ctx) // another master may have taken over
 		}
 		s.suspect = true
 		s.health.set(stateRedis, "Redis can't be written, events wait in the outbox: "+err.Error())

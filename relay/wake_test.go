@@ -145,10 +145,13 @@ func notifications(t *testing.T, url string) (count func() int) {
 			t.Fatal(err)
 		}
 		for {
-			if _, err := conn.WaitForNotification(ended); err != nil {
+			notification, err := conn.WaitForNotification(ended)
+			if err != nil {
 				return n
 			}
-			n++
+			if notification.Payload == "" { // else the relay's own canary
+				n++
+			}
 		}
 	}
 }
@@ -320,3 +323,56 @@ func TestANotificationAfterAFallbackReadIsNotLost(t *testing.T) {
 }
 
 const fallback = time.Second // between reads of a sleeping relay that nobody wakes
+
+// A LISTEN that hears nothing left a relay asleep with health green: each event waited for the fallback poll, and writers notified for nothing.
+func TestADeafListenIsNoticed(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	direct, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := testenv.Proxy(t, fmt.Sprintf("%s:%d", direct.Host, direct.Port))
+	proxy.Deafen(false)
+	s := &stack{t: t, pool: pool, url: url, redis: openRedis(t, testenv.Redis(t))}
+	sent := notifications(t, url)
+	r := s.relay(func(c *relay.Config) { c.DatabaseURL = proxy.URL(url) })
+	testenv.Eventually(t, 10*time.Second, r.asleep(t))
+	proxy.Deafen(true)
+	testenv.Eventually(t, 30*time.Second, func() error {
+		if why := fmt.Sprint(r.Ready()); !strings.Contains(why, "listen: ") || r.degraded(t, "listen") != 1 {
+			return fmt.Errorf("ready %s, metric %v", why, r.degraded(t, "listen"))
+		}
+		return nil
+	})
+	testenv.Eventually(t, 5*time.Second, func() error { // it doesn't pretend to sleep
+		if got := r.metric(t, "asleep"); got != 0 {
+			return fmt.Errorf("asleep %v", got)
+		}
+		return nil
+	})
+	sent()
+	arrivals := s.arrivals()
+	for n := range 5 {
+		program := "deaf" + strconv.Itoa(n)
+		s.emit(program, nil)
+		s.arrives(arrivals, program, 500*time.Millisecond) // half of what the fallback poll takes at worst
+	}
+	if got := sent(); got != 0 {
+		t.Errorf("writers sent %d notifications to a deaf relay", got)
+	}
+	proxy.Deafen(false)
+	testenv.Eventually(t, 30*time.Second, func() error {
+		if why := r.Ready(); len(why) != 0 || r.degraded(t, "listen") != 0 {
+			return fmt.Errorf("ready %s, metric %v", why, r.degraded(t, "listen"))
+		}
+		return nil
+	})
+	testenv.Eventually(t, 10*time.Second, r.asleep(t))
+	if got := r.metric(t, "sessions_ended_total"); got != 0 {
+		t.Errorf("%v sessions ended", got)
+	}
+	if got := r.metric(t, "fallback_reads_total"); got != 0 {
+		t.Errorf("%v fallback reads were counted", got)
+	}
+}

@@ -11,19 +11,20 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
 )
 
 // topics are what a History watches. A topic is program:<id> or user:<id>; its channel has "socket:events:" before it.
 type topics struct {
-	mu     sync.Mutex
-	names  map[string]bool
-	pubsub *redis.PubSub // nil while Watch isn't running
+	mu    sync.Mutex
+	names map[string]bool
+	on    *subscription // nil while Watch has none
 }
 
 const (
 	channelPrefix = "socket:events:"
 	nodesTopic    = "nodes"         // every node listens to it: an event was erased, or a new history has begun
-	pubsubPing    = 3 * time.Second // a subscription that is silent this long is pinged …
+	pubsubPing    = 2 * time.Second // a subscription that is silent this long is pinged …
 	pubsubSilence = 2               // … and after so many silent pings dialled anew
 )
 
@@ -51,65 +52,150 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 		}
 	}
 	switch {
-	case t.pubsub == nil || len(names) == 0:
+	case t.on == nil || len(names) == 0:
 		return nil
 	case add:
-		return t.pubsub.Subscribe(ctx, channels...)
+		return t.on.subscribe(ctx, channels...)
 	default:
-		return t.pubsub.Unsubscribe(ctx, channels...)
+		return t.on.unsubscribe(ctx, channels...)
 	}
 }
 
-// Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
-// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. wake must not block.
-func (h *History) Watch(ctx context.Context, wake func(topic string, news News)) error {
-	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
-		if heard := h.watchOnce(ctx, wake); heard {
-			delay = firstRetry
-		}
-		if !sleep(ctx, delay) {
-			return nil
-		}
-	}
-}
-
-// watchOnce is the life of one subscription connection. It tells whether anything was heard on it.
-func (h *History) watchOnce(ctx context.Context, wake func(topic string, news News)) (heard bool) {
-	t := &h.topics
+// open subscribes to all topics.
+func (t *topics) open(ctx context.Context, s *subscription) error {
+	t.use(s)
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	channels := make([]string, 0, len(t.names)+1)
-	channels = append(channels, channelPrefix+nodesTopic) // which also keeps the connection open while no room does
+	channels = append(channels, channelPrefix+nodesTopic) // which also keeps a connection open while no room does
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
 		channels = append(channels, channelPrefix+name)
 	}
-	pubsub := h.config.Redis.Subscribe(ctx, channels...)
-	t.pubsub = pubsub
-	t.mu.Unlock()
-	unregister := context.AfterFunc(ctx, func() { _ = pubsub.Close() }) // a receive under way doesn't look at ctx
-	defer func() {
-		unregister()
-		t.mu.Lock()
-		t.pubsub = nil
-		t.mu.Unlock()
-		_ = pubsub.Close()
-	}()
+	return s.subscribe(ctx, channels...)
+}
+
+// use replaces the subscription, and closes the one before.
+func (t *topics) use(s *subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.on != nil {
+		t.on.close()
+	}
+	t.on = s
+}
+
+// wanted tells whether a topic is subscribed.
+func (t *topics) wanted(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.names[name] || name == nodesTopic
+}
+
+// Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
+// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block.
+func (h *History) Watch(ctx context.Context, wake func(topic string, news News)) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { h.inspect(ctx); return nil })
+	group.Go(func() error { h.listen(ctx, wake); return nil })
+	return group.Wait()
+}
+
+// inspect notes what Redis is like, now and then. Redis being away is for listen to notice.
+func (h *History) inspect(ctx context.Context) {
+	for {
+		wait := inspectEvery
+		attempt, cancel := context.WithTimeout(ctx, redisTimeout)
+		found, err := inspect(attempt, h.config.Redis)
+		cancel()
+		if err == nil {
+			h.evicts.Store(found.evicts != "")
+			h.health.set(stateEviction, found.evicts)
+		} else {
+			wait = lastRetry
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// listen is one subscription connection after the other.
+func (h *History) listen(ctx context.Context, wake func(topic string, news News)) {
+	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
+		heard, err := h.listenOnce(ctx, wake)
+		if ctx.Err() != nil {
+			return
+		}
+		if !errors.Is(err, errMoved) {
+			h.health.set(stateSubscription, "Redis can't be heard: "+err.Error())
+		}
+		if cluster, ok := h.config.Redis.(*redis.ClusterClient); ok {
+			cluster.ReloadState(ctx)
+		}
+		if heard {
+			delay = firstRetry
+		}
+		if !sleep(ctx, delay) {
+			return
+		}
+	}
+}
+
+// listenOnce is the life of one subscription. It tells whether anything was heard, and why it ended.
+func (h *History) listenOnce(ctx context.Context, wake func(topic string, news News)) (heard bool, err error) {
+	group, ctx := errgroup.WithContext(ctx)
+	var once sync.Once
+	first := func() { once.Do(func() { heard = true; h.health.set(stateSubscription, "") }) }
+	setUp, cancel := context.WithTimeout(ctx, redisTimeout)
+	defer cancel()
+	s, err := newSubscription(setUp, h.config.Redis, func(conn *redis.PubSub) {
+		group.Go(func() error { return h.receive(ctx, conn, first, wake) })
+	})
+	if err != nil {
+		_ = group.Wait() // nothing runs
+		return false, err
+	}
+	group.Go(func() error {
+		<-ctx.Done() // a receive under way doesn't look at it
+		h.topics.use(nil)
+		return nil
+	})
+	if err := h.topics.open(setUp, s); err != nil {
+		group.Go(func() error { return err })
+	}
+	err = group.Wait()
+	return heard, errors.Join(err, ctx.Err())
+}
+
+// receive reads one connection until it fails, goes silent, or is told that a channel's slot has moved.
+func (h *History) receive(ctx context.Context, conn *redis.PubSub, first func(), wake func(topic string, news News)) error {
 	for silent := 0; ctx.Err() == nil; {
-		message, err := pubsub.ReceiveTimeout(ctx, pubsubPing)
+		message, err := conn.ReceiveTimeout(ctx, pubsubPing)
 		if isTimeout(err) {
-			if silent++; silent > pubsubSilence || pubsub.Ping(ctx) != nil {
-				return heard
+			if silent++; silent > pubsubSilence {
+				return errors.New("the subscription is silent")
 			}
-			continue
+			err = conn.Ping(ctx)
+			if err == nil {
+				continue
+			}
+		}
+		if moved(err) {
+			return errMoved
 		}
 		if err != nil {
-			h.config.Logger.Debug("relay: subscription lost; it is dialled anew", "err", err)
-			return heard
+			return err
 		}
-		silent, heard = 0, true
+		first()
+		silent = 0
 		switch m := message.(type) {
 		case *redis.Subscription:
-			if m.Kind == "subscribe" {
-				wake(strings.TrimPrefix(m.Channel, channelPrefix), News{})
+			topic := strings.TrimPrefix(m.Channel, channelPrefix)
+			switch {
+			case m.Kind == "subscribe" || m.Kind == "ssubscribe":
+				wake(topic, News{})
+			case m.Kind == "sunsubscribe" && h.topics.wanted(topic):
+				return errMoved
 			}
 		case *redis.Message:
 			news, err := parseNews(m.Payload)
@@ -119,7 +205,7 @@ func (h *History) watchOnce(ctx context.Context, wake func(topic string, news Ne
 			wake(strings.TrimPrefix(m.Channel, channelPrefix), news)
 		}
 	}
-	return heard
+	return ctx.Err()
 }
 
 func isTimeout(err error) bool {

@@ -86,22 +86,27 @@ func (s *socket) resume(ctx context.Context, st *seat, c int64) error {
 func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, error) {
 	j := st.settled
 	t := tally{past: &st.past, max: s.hub.config.MaxCatchup}
-	recent, floor := st.room.between(from, j)
-	for i := len(recent) - 1; i >= 0; i-- {
-		if !t.add(recent[i]) {
-			return t.first - 1, nil
+	for before := j + 1; ; {
+		recent, floor := st.room.between(from, before-1)
+		for i := len(recent) - 1; i >= 0; i-- {
+			if !t.add(recent[i]) {
+				return t.first - 1, nil
+			}
 		}
-	}
-	if err := s.flush(); err != nil { // what follows may take a while
-		return 0, err
-	}
-	for before := min(j, floor) + 1; before-1 > from; {
-		page, err := st.room.deepBefore(ctx, before, from, t.max+batchCount)
-		if err != nil {
+		if before = min(before, floor+1); before-1 <= from {
+			return from, nil
+		}
+		if err := s.flush(); err != nil { // what follows may take a while
 			return 0, err
 		}
-		if len(page.Entries) == 0 {
-			break
+		page, covered, err := st.room.deepBefore(ctx, before, from, t.max+batchCount)
+		switch {
+		case err != nil:
+			return 0, err
+		case covered:
+			continue
+		case len(page.Entries) == 0:
+			return from, nil
 		}
 		for _, e := range page.Entries {
 			if !t.add(e) {
@@ -110,5 +115,4 @@ func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, er
 			before = e.Position
 		}
 	}
-	return from, nil
 }

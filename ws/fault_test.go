@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/auth"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
@@ -71,6 +75,33 @@ func TestMembershipsReadAgainBeforeTheRoomHasRead(t *testing.T) {
 	c.expect("joined p2") // so they have been read again
 	close(v.opened)
 	c.expect("p1:1", "p1:2", "live")
+}
+
+// A removal and a return in one batch hide what was committed in it after the return. Who met them when the next removal was known already was
+// told `left`, `joined` and `left`, and nothing of the events in between.
+func TestOutAndInBeforeALaterRemoval(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	stop := s.relay()
+	s.settled()
+	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}}
+	c := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond }).connect("u1")
+	c.expect("ready", "live")
+	g.shut.Store(true)
+	stop()
+	s.kick("u1", "p1")
+	s.join("u1", "p1")
+	s.emit("p1", 1, 1)
+	s.relay() // all of it is one batch
+	hidden := s.settled()
+	s.kick("u1", "p1")
+	s.settled()
+	g.shut.Store(false)
+	got := c.expect("left p1", "joined p1", "gap p1 membership", "left p1")
+	if gap := got[2]; number(gap.After) >= hidden || number(gap.Before) <= hidden {
+		t.Errorf("gap %+v must span the batch up to %d", gap, hidden)
+	}
 }
 
 // A room that couldn't read for longer than the retention restarts, and its clients are told.
@@ -224,7 +255,7 @@ func TestQuietRoomReadsOnce(t *testing.T) {
 		t.Errorf("%v further reads below the buffer", got)
 	}
 	s.emit("p1", 1, 1)
-	s.settled()
+	s.settled() // or it may come behind live
 	n.connect("u1", fmt.Sprintf(`"since":%q`, fmt.Sprint(first)), `"programs":["p1"]`).expect("ready", "p1:1", "live")
 }
 
@@ -252,12 +283,11 @@ func TestShutdownDoesNotWaitForReads(t *testing.T) {
 	const clients = 4
 	for range clients {
 		c := n.connect("u1", fmt.Sprintf(`"since":"%d"`, start))
-		c.expect("ready")
 		go func() { _, _ = c.read() }() // answers the close frame
 	}
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if n.metric("older_reads_total", "") == 0 {
-			return errors.New("nobody reads older entries")
+	testenv.Eventually(t, 10*time.Second, func() error { // each has read its memberships and their changes
+		if n.metric("older_reads_total", "") == 0 || n.metric("membership_reads_total", "") < 2*clients {
+			return errors.New("not everybody waits for older entries")
 		}
 		return nil
 	})
@@ -266,6 +296,71 @@ func TestShutdownDoesNotWaitForReads(t *testing.T) {
 	if d := time.Since(began); d > 9*time.Second {
 		t.Errorf("stopped after %v", d)
 	}
+}
+
+// A room whose newest entry Redis needn't hold any more took that for a log that had lost its end, and vouched for nothing: in a program that was
+// quiet for longer than the window clients were given no checkpoint.
+func TestAQuietRoomStillVouches(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}
+	})
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 1, 1)
+	at := c.expect("p1:1")[0].position()
+	s.settled()
+	if live := n.connect("u1").expect("ready", "live")[1]; live.position() < at {
+		t.Errorf("checkpoint %q, want at least %d", live.Position, at)
+	}
+}
+
+// A client with a token in the header was given the memberships that had been read before the upgrade, and was told of changes after it. One in
+// between went unnoticed for a minute, unless it was the user's first connection to the node.
+func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	s := newStackOn(t, pool, url, testenv.Redis(t))
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	at, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := testenv.Proxy(t, net.JoinHostPort(at.Host, fmt.Sprint(at.Port)))
+	far := testenv.Pool(t, proxy.URL(url))
+	n := s.node(func(c *ws.Config) { c.Store = auth.NewStore(far) })
+	n.connect("u1").expect("ready", "live")
+	warm, _ := n.connectHeader(n.token("u1"), "") // its statement is prepared from here on
+	warm.expect("ready", "live")
+
+	began := time.Now()
+	proxy.Latency(time.Second)
+	connected := make(chan *client, 1)
+	go func() {
+		c, _ := n.connectHeader(n.token("u1"), "")
+		connected <- c
+	}()
+	testenv.Eventually(t, 10*time.Second, func() error { // the answer is on its way
+		var answered int
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND query LIKE '%was_member%' AND state = 'idle' AND query_start > $1 AND pid <> pg_backend_pid()`, began).Scan(&answered)
+		if err == nil && answered == 0 {
+			err = errors.New("the memberships haven't been read")
+		}
+		return err
+	})
+	s.join("u1", "p2")
+	s.settled()
+	proxy.Latency(0)
+	c := <-connected
+	s.emit("p2", 1, 1)
+	c.until("p2:1")
 }
 
 // What a room has buffered of an erased event isn't sent any more.

@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"encoding/base64"
 	"errors"
 	"net/http"
 	"strings"
@@ -11,17 +12,21 @@ import (
 )
 
 // ServeHTTP upgrades a request to a connection and returns; the connection belongs to Run. What is refused before the upgrade
-// gets an HTTP status: 426 for a plain GET, 403 for a foreign Origin or an inactive user, 401 for a bad token in the header, 503
-// when this process takes no connections.
+// gets an HTTP status: 426 for a plain GET, 400 for a bad handshake, 403 for a foreign Origin or an inactive user, 401 for a bad
+// token in the header, 503 when this process takes no connections. The client's address is the request's RemoteAddr: behind a
+// proxy, put it there first.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method != http.MethodGet:
 		w.Header().Set("Allow", http.MethodGet)
 		http.Error(w, "Method not allowed", http.StatusMethodNotAllowed)
-	case !isUpgrade(r):
+	case !isUpgrade(r) || !r.ProtoAtLeast(1, 1):
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "websocket")
 		http.Error(w, "This is a WebSocket endpoint", http.StatusUpgradeRequired)
+	case !validHandshake(r.Header):
+		w.Header().Set("Sec-WebSocket-Version", "13")
+		http.Error(w, "Bad WebSocket handshake", http.StatusBadRequest)
 	case !originAllowed(r, h.origins):
 		http.Error(w, "Origin not allowed", http.StatusForbidden)
 	case !h.accepting():
@@ -35,6 +40,16 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func isUpgrade(r *http.Request) bool {
 	return hasToken(r.Header.Values("Connection"), "upgrade") && hasToken(r.Header.Values("Upgrade"), "websocket")
+}
+
+// validHandshake checks what the library would refuse with a message that quotes the request.
+func validHandshake(h http.Header) bool {
+	keys := h.Values("Sec-WebSocket-Key")
+	if h.Get("Sec-WebSocket-Version") != "13" || len(keys) != 1 {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
+	return err == nil && len(key) == 16
 }
 
 func hasToken(values []string, want string) bool {
@@ -60,8 +75,12 @@ func (h *Hub) admitHeader(w http.ResponseWriter, r *http.Request) (a *admission,
 	if !strings.EqualFold(scheme, "Bearer") {
 		return nil, true
 	}
-	identity, err := h.verify(strings.TrimSpace(token))
-	if err != nil {
+	identity, err := h.verify(r.Context(), strings.TrimSpace(token))
+	switch {
+	case errors.Is(err, endTryLater):
+		unavailable(w)
+		return nil, false
+	case err != nil:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		refuse(w, http.StatusUnauthorized, err)
 		return nil, false
@@ -75,7 +94,7 @@ func (h *Hub) admitHeader(w http.ResponseWriter, r *http.Request) (a *admission,
 		refuse(w, http.StatusForbidden, endUserInactive)
 		return nil, false
 	}
-	return &admission{identity: identity, member: m}, true
+	return &admission{identity: identity}, true
 }
 
 // refuse answers with the error frame that a connection would have been sent.
@@ -89,7 +108,7 @@ func refuse(w http.ResponseWriter, status int, err error) {
 
 func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	s := &socket{
-		hub: h, admission: a, done: make(chan struct{}), authBy: time.Now().Add(h.config.AuthTimeout),
+		hub: h, addr: r.RemoteAddr, admission: a, done: make(chan struct{}), authBy: time.Now().Add(h.config.AuthTimeout),
 		limiter: rate.NewLimiter(rate.Limit(h.config.MessageRate), h.config.MessageBurst),
 	}
 	if a != nil {
@@ -107,6 +126,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	conn.SetReadLimit(-1) // read bounds messages itself
 	s.conn = conn
 	if !h.add(s) {
+		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 		_ = conn.Close(websocket.StatusTryAgainLater, "")
 	}
 }
@@ -123,10 +143,8 @@ func (h *Hub) add(s *socket) bool {
 	}
 	h.sockets[s] = struct{}{}
 	if s.admission == nil {
-		h.waiting = append(h.waiting, s)
-		if len(h.waiting) > h.config.MaxUnauthenticated {
-			h.waiting[0].stop(endAuthTimeout)
-			h.waiting = h.waiting[1:]
+		if gone := h.waiting.add(s); gone != nil {
+			gone.stop(endAuthTimeout)
 		}
 	}
 	h.start(s.run)
@@ -140,7 +158,7 @@ func (h *Hub) admit(s *socket, user string) bool {
 	if h.config.MaxPerUser > 0 && len(h.users[user]) >= h.config.MaxPerUser {
 		return false
 	}
-	h.unwait(s)
+	h.waiting.remove(s)
 	if h.users[user] == nil {
 		h.users[user] = map[*socket]struct{}{}
 		h.topics.want(UserTopic(user), true)
@@ -154,7 +172,7 @@ func (h *Hub) admit(s *socket, user string) bool {
 func (h *Hub) remove(s *socket) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.unwait(s)
+	h.waiting.remove(s)
 	delete(h.sockets, s)
 	if user := s.admitted; user != "" {
 		delete(h.users[user], s)
@@ -165,16 +183,6 @@ func (h *Hub) remove(s *socket) {
 	}
 	if len(h.sockets) == 0 {
 		token(h.gone)
-	}
-}
-
-// unwait takes a socket from the list of those without a token. The caller holds mu.
-func (h *Hub) unwait(s *socket) {
-	for i, other := range h.waiting {
-		if other == s {
-			h.waiting = append(h.waiting[:i], h.waiting[i+1:]...)
-			return
-		}
 	}
 }
 

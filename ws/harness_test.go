@@ -146,7 +146,9 @@ func (s *stack) node(change func(*ws.Config)) *node {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := httptest.NewServer(hub)
+	server := httptest.NewUnstartedServer(hub)
+	server.Config.MaxHeaderBytes = 32 << 10 // as the command sets it
+	server.Start()
 	s.t.Cleanup(server.Close)
 	n := &node{stack: s, hub: hub, registry: registry, url: "ws" + strings.TrimPrefix(server.URL, "http")}
 	n.stop = s.running(hub.Run)

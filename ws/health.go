@@ -4,15 +4,32 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // health holds what is wrong, for /readyz, and says it in the log when it begins and when it ends.
 type health struct {
-	log *slog.Logger
+	log      *slog.Logger
+	degraded *prometheus.GaugeVec // label: state
 
 	mu      sync.Mutex
 	failing map[string]string // reason by part
 	rooms   int               // whose last read failed
+}
+
+// The parts that can fail.
+const (
+	partWatch       = "watch"       // wake-ups from the log
+	partLog         = "log"         // reads of a room
+	partMemberships = "memberships" // reads of users and memberships
+)
+
+func newHealth(log *slog.Logger, degraded *prometheus.GaugeVec) *health {
+	for _, part := range []string{partWatch, partLog, partMemberships} {
+		degraded.WithLabelValues(part).Set(0)
+	}
+	return &health{log: log, degraded: degraded, failing: map[string]string{}}
 }
 
 // set says that a part works (nil) or why it doesn't.
@@ -24,10 +41,12 @@ func (h *health) set(part string, err error) {
 	case err != nil:
 		h.failing[part] = err.Error()
 		if !was {
+			h.degraded.WithLabelValues(part).Set(1)
 			h.log.Warn("ws: degraded", "part", part, "error", err)
 		}
 	case was:
 		delete(h.failing, part)
+		h.degraded.WithLabelValues(part).Set(0)
 		h.log.Info("ws: recovered", "part", part)
 	}
 }
@@ -46,7 +65,7 @@ func (h *health) room(was, is bool, err error) {
 		err = nil
 	}
 	if none || err != nil {
-		h.set("log", err)
+		h.set(partLog, err)
 	}
 }
 

@@ -35,7 +35,7 @@ type Config struct {
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
 	MaxConnections     int           // 0: no bound
 	MaxPerUser         int           // connections; 20, negative: no bound
-	MaxUnauthenticated int           // connections without a token yet, the oldest gives way; 1000
+	MaxUnauthenticated int           // connections without a token yet; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2
 	MessageBurst       int           // and at once; 30
 	Recheck            time.Duration // between looks at a connected user's memberships; 60 s, ±10 %
@@ -80,7 +80,7 @@ type Hub struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
-	waiting []*socket // not authenticated, oldest first
+	waiting waiting // those without a token yet
 	users   map[string]map[*socket]struct{}
 	rooms   map[string]*room
 	closing bool          // no new sockets
@@ -100,10 +100,10 @@ func New(c Config) (*Hub, error) {
 	h := &Hub{
 		config: c, origins: origins,
 		store: make(chan struct{}, storeReads), older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
-		sockets: map[*socket]struct{}{}, users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
+		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string]map[*socket]struct{}{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
-	h.health = &health{log: c.Logger, failing: map[string]string{}}
+	h.health = newHealth(c.Logger, h.metrics.degraded)
 	h.topics = newTopics(c.Log, c.Logger)
 	if c.Registry != nil {
 		if err := c.Registry.Register(h.metrics); err != nil {
@@ -156,7 +156,7 @@ func (h *Hub) start(f func(context.Context)) { (*h.spawn.Load())(f) }
 func (h *Hub) watch(ctx context.Context) {
 	for backoff := minBackoff; ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
-		h.health.set("watch", nil)
+		h.health.set(partWatch, nil)
 		err := h.config.Log.Watch(ctx, h.wakeTopic)
 		if ctx.Err() != nil {
 			return
@@ -164,7 +164,7 @@ func (h *Hub) watch(ctx context.Context) {
 		if err == nil {
 			err = errors.New("ended")
 		}
-		h.health.set("watch", fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
+		h.health.set(partWatch, fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
 		if time.Since(began) > time.Minute {
 			backoff = minBackoff
 		}
@@ -291,7 +291,7 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	h.health.set("memberships", err)
+	h.health.set(partMemberships, err)
 	return err
 }
 

@@ -8,10 +8,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"unicode/utf8"
 )
 
-// errTooBig ends the reading of a connection whose client announces a frame that is too long.
-var errTooBig = errors.New("frame is too long")
+// What ends the reading of a connection.
+var (
+	errTooBig    = errors.New("frame is too long") // or would be: it is announced
+	errBadReason = errors.New("reason for closing isn't UTF-8")
+)
+
+const (
+	opClose    = 8   // opcode of a close frame
+	maxControl = 125 // bytes in a control frame
+)
 
 const (
 	readBuffer  = 256 // bytes; clients send little
@@ -36,38 +45,41 @@ func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	reader := bufio.NewReaderSize(limited, readBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // sent along with the request: its frames count too
 		early, _ := rw.Reader.Peek(n)
-		if err := limited.scan(early); err != nil {
-			_ = conn.Close()
-			return nil, nil, err
-		}
+		limited.refused = limited.scan(early)
+		limited.early = limited.refused != nil
 		reader = bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), limited), max(n, readBuffer))
 		_, _ = reader.Peek(n) // the library asks what is buffered
 	}
 	return w.wire, bufio.NewReadWriter(reader, bufio.NewWriterSize(w.wire, writeBuffer)), nil
 }
 
-// limitedConn refuses a frame by what its header announces: the library would wait for 2^62 bytes. It follows the frames without
-// keeping any of them; everything else about them is the library's business.
+// limitedConn refuses a frame by what its header announces, for the library would wait for 2^62 bytes, and a close frame by its reason,
+// which the library takes as it comes. It follows the frames without keeping any of them; everything else about them is the library's business.
 type limitedConn struct {
 	net.Conn
-	refused bool // a frame was too long
+	refused error // why nothing is passed on any more
+	early   bool  // … which the reader hasn't been told yet
 	header  [10]byte
 	have    int    // bytes in header
 	skip    uint64 // of mask and payload still to come
+	closing []byte // mask and payload of a close frame so far; nil: of another one
 }
 
 // Read implements net.Conn.
 func (c *limitedConn) Read(p []byte) (int, error) {
+	if c.early {
+		c.early = false
+		return 0, c.refused
+	}
 	n, err := c.Conn.Read(p)
-	for c.refused && err == nil { // a reset would overtake the close frame: take what comes until the client has read it
+	for c.refused != nil && err == nil { // a reset would overtake the close frame: take what comes until the client has read it
 		_, err = c.Conn.Read(p)
 	}
-	if c.refused {
+	if c.refused != nil {
 		return 0, err
 	}
-	if scanErr := c.scan(p[:n]); scanErr != nil {
-		c.refused = true
-		return 0, scanErr
+	if c.refused = c.scan(p[:n]); c.refused != nil {
+		return 0, c.refused
 	}
 	return n, err
 }
@@ -76,8 +88,14 @@ func (c *limitedConn) scan(b []byte) error {
 	for len(b) > 0 {
 		if c.skip > 0 {
 			n := min(c.skip, uint64(len(b)))
+			if c.closing != nil {
+				c.closing = append(c.closing, b[:n]...)
+			}
 			c.skip -= n
 			b = b[n:]
+			if c.skip == 0 && badReason(c.closing) {
+				return errBadReason
+			}
 			continue
 		}
 		c.header[c.have] = b[0]
@@ -99,10 +117,26 @@ func (c *limitedConn) scan(b []byte) error {
 		if size > maxMessage {
 			return errTooBig
 		}
-		if c.skip = size; c.header[1]&0x80 != 0 {
+		c.skip, c.have, c.closing = size, 0, nil
+		if c.header[1]&0x80 != 0 {
 			c.skip += 4
+			if c.header[0]&0xf == opClose && size <= maxControl {
+				c.closing = make([]byte, 0, c.skip)
+			}
 		}
-		c.have = 0
 	}
 	return nil
+}
+
+// badReason reports whether the close frame with this mask and payload gives a reason that isn't UTF-8.
+func badReason(masked []byte) bool {
+	const mask, code = 4, 2
+	if len(masked) <= mask+code {
+		return false
+	}
+	reason := make([]byte, 0, maxControl)
+	for i := mask + code; i < len(masked); i++ {
+		reason = append(reason, masked[i]^masked[(i-mask)%mask])
+	}
+	return !utf8.Valid(reason)
 }

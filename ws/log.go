@@ -88,9 +88,10 @@ func (e *Entry) message() message {
 
 // Control is the change of one user's effective membership at its place in the log.
 type Control struct {
+	ID     int64 // of the row, as an event's; those of one batch stand in the order of their INSERTs
 	UserID string
 	In     bool // member from here on; false: no longer a member
 	// Through is the position of the last row of the batch that the change was relayed in. Changes stand at the head of their
-	// batch: how they lie between the events up to Through isn't known.
+	// batch: how their COMMITs lie between those of the events up to Through isn't known.
 	Through int64
 }

@@ -23,7 +23,7 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 		}
 		f := p.auth[0]
 		p.auth = p.auth[1:]
-		identity, err := s.hub.verify(f.token)
+		identity, err := s.hub.verify(ctx, f.token)
 		if err != nil {
 			return err
 		}
@@ -33,35 +33,37 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 	if !s.hub.admit(s, a.identity.UserID) {
 		return endConnectionLimit
 	}
-	if !a.member.Found {
-		m, err := s.hub.membership(ctx, a.identity.UserID)
-		if err != nil {
-			return err
-		}
-		a.member = m
+	// Only from here on is it told of changes: what a look at the header has read before may be out of date for good.
+	m, err := s.hub.membership(ctx, a.identity.UserID)
+	if err != nil {
+		return err
 	}
-	if !a.member.Found || !a.member.Active {
+	if !m.Found || !m.Active {
 		return endUserInactive
 	}
-	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, a.member
+	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, m
 	s.nextPing = now.Add(jitter(s.hub.config.PingInterval))
 	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
 	return s.enter(ctx, a.identity)
 }
 
 // verify checks a token; the error is an ending.
-func (h *Hub) verify(token string) (auth.Identity, error) {
+func (h *Hub) verify(ctx context.Context, token string) (auth.Identity, error) {
 	if token == "" {
 		return auth.Identity{}, endAuthRequired
 	}
-	identity, err := h.config.Auth.Verify(token)
+	identity, err := h.config.Auth.Verify(ctx, token)
+	if err == nil {
+		return identity, nil
+	}
+	h.config.Logger.Debug("ws: token refused", "error", err) // which doesn't hold the token
 	switch {
 	case errors.Is(err, auth.ErrExpired):
 		return auth.Identity{}, endTokenExpired
-	case err != nil:
-		return auth.Identity{}, endInvalidToken
+	case errors.Is(err, auth.ErrUnavailable):
+		return auth.Identity{}, endTryLater
 	}
-	return identity, nil
+	return auth.Identity{}, endInvalidToken
 }
 
 // enter takes the seats of the programs that the user is a member of, and sends ready.
@@ -121,11 +123,11 @@ func (s *socket) pastOf(program string, changes []auth.Change) past {
 }
 
 // renew takes an auth frame on an open connection; the caller reads the memberships again.
-func (s *socket) renew(f clientFrame) error {
-	identity, err := s.hub.verify(f.token)
+func (s *socket) renew(ctx context.Context, f clientFrame) error {
+	identity, err := s.hub.verify(ctx, f.token)
 	switch {
-	case errors.Is(err, endTokenExpired):
-		return endTokenExpired
+	case errors.Is(err, endTokenExpired), errors.Is(err, endTryLater):
+		return err
 	case err != nil, identity.UserID != s.user:
 		return endInvalidToken
 	}

@@ -181,6 +181,32 @@ func TestOutInAndOutInOneBatch(t *testing.T) {
 	n.connect("u1", fmt.Sprintf(`"since":{"p1":%q}`, first.Position)).expect("ready", "p1:3", "live")
 }
 
+// What lies between a removal and a return isn't the user's, even in the batch of the return: its control row stands before events that
+// had been committed before it, and those used to be sent.
+func TestInAfterEventsOfItsBatch(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	stop := s.relay()
+	s.settled()
+	n := s.node(nil)
+	c := n.connect("u1")
+	start := c.expect("ready", "live")[1]
+	s.kick("u1", "p1")
+	c.expect("left p1")
+	stop()
+	s.emit("p1", 1, 2)
+	s.join("u1", "p1")
+	s.emit("p1", 3, 2)
+	s.relay() // all of it is one batch
+	s.settled()
+	c.expect("joined p1", "p1:3", "p1:4")
+	for range 2 { // from the node's buffer, and from one that has none
+		n.connect("u1", fmt.Sprintf(`"since":%q`, start.Position)).expect("ready", "p1:3", "p1:4", "live")
+		n = s.node(nil)
+	}
+}
+
 func TestCatchUpAcrossMemberships(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
@@ -337,12 +363,12 @@ func TestComingAndGoing(t *testing.T) {
 }
 
 // visible returns the positions of a member's events behind start, by the order of the log: batch by batch, changes first. A batch that
-// takes the membership away shows nothing.
+// takes the membership away shows nothing; one that gives it shows what was inserted after that.
 func (s *stack) visible(user, program string, start int64) []int64 {
 	s.t.Helper()
 	rows, err := s.pool.Query(context.Background(), `
-		SELECT position, tick, control, coalesce(change = 'in', false), mine FROM (
-			SELECT o.program_id, o.control, o.data ->> 'change' AS change, t.position AS tick, o.performed_by_id IS NOT DISTINCT FROM $1 AS mine,
+		SELECT position, tick, control, coalesce(change = 'in', false), mine, id FROM (
+			SELECT o.id, o.program_id, o.control, o.data ->> 'change' AS change, t.position AS tick, o.performed_by_id IS NOT DISTINCT FROM $1 AS mine,
 			       t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY o.control DESC, o.id) AS position
 			FROM relay.outbox o, LATERAL (SELECT * FROM relay.ticks k WHERE pg_visible_in_snapshot(o.xid, k.snapshot)
 			                              ORDER BY k.position LIMIT 1) t) r
@@ -351,16 +377,19 @@ func (s *stack) visible(user, program string, start int64) []int64 {
 		s.t.Fatal(err)
 	}
 	var list []int64
-	var position, tick, lost int64
+	var position, tick, lost, id, gained, since int64
 	var control, in, mine bool
 	member := true
-	_, err = pgx.ForEachRow(rows, []any{&position, &tick, &control, &in, &mine}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&position, &tick, &control, &in, &mine, &id}, func() error {
 		switch {
 		case control && mine:
+			if !member && in {
+				gained, since = tick, id
+			}
 			if member = in; !in {
 				lost = tick
 			}
-		case !control && member && tick != lost:
+		case !control && member && tick != lost && (tick != gained || id > since):
 			list = append(list, position)
 		}
 		return nil

@@ -14,6 +14,7 @@ type metrics struct {
 	deepReads       prometheus.Counter
 	readErrors      prometheus.Counter
 	membershipReads prometheus.Counter
+	degraded        *prometheus.GaugeVec   // state
 	gaps            *prometheus.CounterVec // reason
 	closes          *prometheus.CounterVec // code
 }
@@ -33,13 +34,16 @@ func newMetrics(h *Hub) *metrics {
 		deepReads:       counter("older_reads_total", "Reads below the rooms' buffers."),
 		readErrors:      counter("read_errors_total", "Reads of a log that failed; they are repeated."),
 		membershipReads: counter("membership_reads_total", "Reads of users and memberships."),
-		gaps:            vec("gaps_total", "Gaps told to clients.", "reason"),
-		closes:          vec("closes_total", "Connections ended, by the close code sent; 1000: the peer went away.", "code"),
+		degraded: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "outbox_relay_ws_degraded", Help: "1 if the state of the WebSocket side is degraded; /readyz gives the reason.",
+		}, []string{"state"}),
+		gaps:   vec("gaps_total", "Gaps told to clients.", "reason"),
+		closes: vec("closes_total", "Connections ended, by the close code sent; 1000: the peer went away.", "code"),
 	}
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.events, m.deepReads, m.readErrors, m.membershipReads, m.gaps, m.closes}
+	return []prometheus.Collector{m.events, m.deepReads, m.readErrors, m.membershipReads, m.degraded, m.gaps, m.closes}
 }
 
 // Describe implements prometheus.Collector.

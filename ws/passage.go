@@ -1,6 +1,11 @@
 package ws
 
-import "github.com/outboxrelay/outboxrelay/auth"
+import (
+	"bytes"
+	"strconv"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+)
 
 // passage is one user's way through one program's log, read forward: which events are the user's. The log says everything; no
 // event is shown because some later answer of the database allows it.
@@ -8,16 +13,42 @@ type passage struct {
 	member bool  // the user is a member at the cursor
 	lost   int64 // end of the batch that last took the membership away: none of its events is the user's
 	skip   int64 // events at or below are the client's already
+	gain   gain
 }
 
-// sees reports whether the event at position is the user's.
-func (p *passage) sees(position int64) bool {
-	return p.member && position > p.lost && position > p.skip
+// gain is the change that last gave the membership. It stands before all events of its batch, those too that had been committed before
+// its transaction began; but they were inserted earlier, and whose transaction began after its COMMIT inserted later.
+type gain struct {
+	id      int64
+	through int64 // end of the batch
+}
+
+func (g gain) covers(e Entry) bool { return e.Position > g.through || e.id() > g.id }
+
+var idPrefix = []byte(`{"type":"event","id":"`)
+
+// id returns an event's id; 0 if the frame has none.
+func (e Entry) id() int64 {
+	rest, _ := bytes.CutPrefix(e.Frame, idPrefix)
+	digits, _, _ := bytes.Cut(rest, []byte{'"'})
+	id, err := strconv.ParseInt(string(digits), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}
+
+// sees reports whether the event is the user's.
+func (p *passage) sees(e Entry) bool {
+	return p.member && e.Position > p.lost && e.Position > p.skip && p.gain.covers(e)
 }
 
 // change applies a membership change of the user at its place. flip: the batch that took the membership away gives it back, so that
 // events may be missing for the user which nobody can tell from those that must not be sent.
 func (p *passage) change(position int64, c *Control) (flip bool) {
+	if c.In && !p.member {
+		p.gain = gain{c.ID, c.Through}
+	}
 	p.member = c.In
 	if !c.In {
 		p.lost = max(p.lost, c.Through)
@@ -43,6 +74,9 @@ func (p *past) at(c int64) passage {
 			break
 		}
 		// Behind the first entry of a batch, c lies behind or among its changes: this is what holds for the batch's events.
+		if change.First {
+			way.gain = gain{change.ID, change.Through}
+		}
 		way.member = change.Last
 		if change.Lost {
 			way.lost = change.Through
@@ -51,10 +85,10 @@ func (p *past) at(c int64) passage {
 	return way
 }
 
-// sees reports whether the event at position was the user's.
-func (p *past) sees(position int64) bool {
-	way := p.at(position)
-	return way.member && position > way.lost
+// sees reports whether the event was the user's.
+func (p *past) sees(e Entry) bool {
+	way := p.at(e.Position)
+	return way.sees(e)
 }
 
 // flips returns the ends of the batches in (c, end] that took the membership away and gave it back, oldest first.
@@ -78,7 +112,7 @@ type tally struct {
 
 // add counts an entry and reports false when there are more than max: first is then the oldest that may be sent.
 func (t *tally) add(e Entry) bool {
-	if e.Control != nil || !t.past.sees(e.Position) {
+	if e.Control != nil || !t.past.sees(e) {
 		return true
 	}
 	if t.count == t.max {

@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"fmt"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -19,7 +20,7 @@ type history struct {
 func drawHistory(t *rapid.T) history {
 	member := rapid.Bool().Draw(t, "member")
 	h := history{visible: map[int64]bool{}}
-	position := int64(0)
+	position, id := int64(0), int64(0)
 	for range rapid.IntRange(0, 8).Draw(t, "batches") {
 		flips := rapid.SampledFrom([]int{0, 0, 0, 1, 1, 2, 3}).Draw(t, "changes")
 		events := rapid.IntRange(0, 4).Draw(t, "events")
@@ -28,6 +29,7 @@ func drawHistory(t *rapid.T) history {
 		if c.Through == position {
 			continue
 		}
+		before := rapid.IntRange(0, events).Draw(t, "events before the last change") // in the order of INSERTs
 		for i := range flips {
 			position++
 			member = !member
@@ -35,17 +37,23 @@ func drawHistory(t *rapid.T) history {
 				c.First = member
 			}
 			c.Last, c.Lost = member, c.Lost || !member
-			h.entries = append(h.entries, Entry{Position: position, Control: &Control{UserID: "u", In: member, Through: c.Through}})
+			c.ID = id + int64(before+1+i)
+			h.entries = append(h.entries, Entry{Position: position, Control: &Control{ID: c.ID, UserID: "u", In: member, Through: c.Through}})
 		}
 		if flips > 0 {
 			h.changes = append(h.changes, c)
 		}
 		position += int64(others)
-		for range events {
+		for i := range events {
 			position++
-			h.entries = append(h.entries, Entry{Position: position, Frame: []byte{1}})
-			h.visible[position] = member && !c.Lost
+			e := id + int64(1+i)
+			if i >= before {
+				e += int64(flips)
+			}
+			h.entries = append(h.entries, Entry{Position: position, Frame: fmt.Appendf(nil, `{"type":"event","id":"%d"}`, e)})
+			h.visible[position] = member && !c.Lost && (!c.First || i >= before)
 		}
+		id += int64(events + flips)
 	}
 	h.end = member
 	return h
@@ -72,10 +80,10 @@ func TestPassageFromAnyCursor(t *testing.T) {
 			case e.Position <= cursor:
 			case e.Control != nil:
 				way.change(e.Position, e.Control)
-			case way.sees(e.Position) != h.visible[e.Position]:
-				t.Fatalf("from %d: event %d is shown: %v, want %v", cursor, e.Position, way.sees(e.Position), h.visible[e.Position])
-			case known.sees(e.Position) != h.visible[e.Position]:
-				t.Fatalf("from %d: event %d is counted: %v, want %v", cursor, e.Position, known.sees(e.Position), h.visible[e.Position])
+			case way.sees(e) != h.visible[e.Position]:
+				t.Fatalf("from %d: event %d is shown: %v, want %v", cursor, e.Position, way.sees(e), h.visible[e.Position])
+			case known.sees(e) != h.visible[e.Position]:
+				t.Fatalf("from %d: event %d is counted: %v, want %v", cursor, e.Position, known.sees(e), h.visible[e.Position])
 			}
 		}
 	})

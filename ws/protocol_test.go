@@ -1,7 +1,6 @@
 package ws
 
 import (
-	"encoding/json"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -74,28 +73,6 @@ func TestParseQuery(t *testing.T) {
 			t.Errorf("%s: accepted as %+v", text, got)
 		}
 	}
-}
-
-func FuzzParseClientFrame(f *testing.F) {
-	f.Add([]byte(`{"type":"auth","token":"x","since":{"p1":"1"},"lastEventTimestamp":"2025-11-24T16:00:00Z","programs":["p1"],"batch":true}`))
-	f.Add([]byte(`{"type":"ping"}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		frame, err := parseClientFrame(b)
-		if err != nil {
-			return
-		}
-		if !json.Valid(b) {
-			t.Fatalf("%q isn't JSON", b)
-		}
-		for program, p := range frame.ask.since {
-			if p < 0 {
-				t.Fatalf("%q gives %s the position %d", b, program, p)
-			}
-		}
-		if frame.ask.last < 0 {
-			t.Fatalf("%q gives the time %d", b, frame.ask.last)
-		}
-	})
 }
 
 func TestOrigin(t *testing.T) {

@@ -179,25 +179,31 @@ func (r *room) take(start, last int64, forgot int, page Page, end bool, demand u
 	if r.newest < start || r.forgot != forgot {
 		return false
 	}
+	r.absorb(page, last, end)
+	if end {
+		r.read, r.head = max(r.read, demand), page.Head
+	}
+	return true
+}
+
+// absorb appends a page that goes on where the room ends, or before that; last was the newest entry when it was read, and end says that the page
+// has all that there was. The caller holds mu.
+func (r *room) absorb(page Page, last int64, end bool) {
 	r.add(page.Entries)
 	r.trim()
 	stored := page.Through > r.newest // Postgres vouches for it: Redis may have dropped what came before
 	if stored {
 		r.newest, r.last = page.Through, 0
 	}
-	if !end {
-		return true
-	}
-	r.read, r.head = max(r.read, demand), page.Head
 	switch {
+	case !end:
 	case stored:
 		r.vouched = page.Through
-	case page.Newest < last: // the log has lost its end
-		r.vouched = 0
+	case page.Newest < last: // the log has lost its end, or needn't hold it any more: what the room has is all that is certain
+		r.vouched = r.newest
 	default:
 		r.vouched = max(page.Head, r.last)
 	}
-	return true
 }
 
 // forget drops the buffer: the log is read again for whoever is behind.
@@ -307,22 +313,40 @@ func (r *room) deep(ctx context.Context, cursor int64, limit int) (Page, error) 
 		return Page{Entries: v.entries, Through: cursor}, nil
 	}
 	page, err := r.hub.after(ctx, r.program, cursor, limit)
-	if err == nil && len(page.Entries) == 0 && page.Through <= cursor {
-		r.lower(cursor, page)
+	if err == nil && (len(page.Entries) > 0 || page.Through <= cursor) {
+		r.lower(cursor, page, len(page.Entries) < limit)
 	}
 	return page, err
 }
 
-// deepBefore is deep, backwards.
-func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (Page, error) {
+// deepBefore is deep, backwards. covered: the buffer has meanwhile come down to after, and nothing was read. Where little was missed it does: those
+// who come back after a cut all missed the same.
+func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (page Page, covered bool, err error) {
 	release, err := r.lockOlder(ctx)
 	if err != nil {
-		return Page{}, err
+		return Page{}, false, err
 	}
 	defer release()
-	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	if r.covers(after) {
+		return Page{}, true, nil
+	}
+	timeout, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	return r.hub.config.Log.Before(ctx, r.program, before, after, limit)
+	page, err = r.hub.config.Log.Before(timeout, r.program, before, after, limit)
+	if err != nil || len(page.Entries) >= batchCount {
+		return page, false, err
+	}
+	if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
+		r.lower(after, few, len(few.Entries) < batchCount)
+	}
+	return page, false, nil
+}
+
+// covers reports whether the buffer reaches down to cursor.
+func (r *room) covers(cursor int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return cursor >= r.floor
 }
 
 func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
@@ -341,13 +365,33 @@ func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
 	return func() { <-r.hub.older; <-r.older }, nil
 }
 
-// lower goes back to cursor, behind which page found nothing.
-func (r *room) lower(cursor int64, page Page) {
+// lower brings the buffer down to cursor, behind which page lies: an empty one goes back there and begins with page, if that is all there is
+// (end); else page must reach the first entry, or what lies between isn't known.
+func (r *room) lower(cursor int64, page Page, end bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.entries) == 0 && cursor < r.floor {
-		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, page.Head
+	if cursor >= r.floor || len(r.entries) == 0 && !end {
+		return
 	}
+	if len(r.entries) == 0 {
+		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, 0
+		r.absorb(page, 0, end)
+		return
+	}
+	n := slices.IndexFunc(page.Entries, func(e Entry) bool { return e.Position == r.entries[0].Position })
+	if n < 0 {
+		return
+	}
+	older, bytes := page.Entries[:n], 0
+	for i := range older {
+		older[i].seal()
+		bytes += len(older[i].Frame)
+	}
+	if len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes {
+		return
+	}
+	r.floor, r.bytes = cursor, r.bytes+bytes
+	r.entries = slices.Concat(older, r.entries)
 }
 
 // state returns the numbers of the last reads that ended well and badly, the room's newest position and the log's head.

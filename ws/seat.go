@@ -69,7 +69,7 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 		return s.readOlder(ctx, st)
 	}
 	done := true
-	if len(v.entries) > 1 && v.events && st.gap == nil && st.announced && st.way.sees(v.entries[0].Position) {
+	if len(v.entries) > 1 && v.events && st.gap == nil && st.announced && st.way.sees(v.entries[0]) {
 		err = s.sendAll(st, v)
 	} else {
 		done, err = s.handle(st, v.entries)
@@ -134,7 +134,7 @@ func (s *socket) handle(st *seat, entries []Entry) (done bool, err error) {
 		}
 		switch {
 		case e.Control == nil:
-			if !st.announced || !st.way.sees(e.Position) {
+			if !st.announced || !st.way.sees(*e) {
 				break
 			}
 			if err := s.tellGap(st, e.Position); err != nil {
@@ -166,21 +166,23 @@ func (s *socket) change(st *seat, e *Entry) (barrier bool, err error) {
 	}
 	st.changed = e.Position
 	flip := st.way.change(e.Position, c)
-	switch {
-	case !c.In:
+	if !c.In {
 		st.lostAt = e.Position
 		if st.gap != nil && st.gap.batch == c.Through {
 			st.gap = nil // taken away for good: nothing of this batch is missing
 		}
 		if st.announced && !slices.Contains(s.member.Programs, st.program) {
-			return false, s.left(st, e.Position)
+			err = s.left(st, e.Position)
 		}
-	case !st.announced:
-		return false, s.joined(st, e.Position)
-	case flip && st.gap == nil:
+		return false, err
+	}
+	if flip && st.gap == nil {
 		st.gap = &gap{after: max(st.lostAt-1, 0), reason: "membership", batch: c.Through}
 	}
-	return false, nil
+	if !st.announced {
+		err = s.joined(st, e.Position)
+	}
+	return false, err
 }
 
 // settle makes a seat that has passed the position of the memberships agree with them. Usually it does already, by the changes in the
@@ -218,6 +220,9 @@ func (s *socket) joined(st *seat, position int64) error {
 }
 
 func (s *socket) left(st *seat, position int64) error {
+	if err := s.tellGap(st, position); err != nil {
+		return err
+	}
 	st.announced, st.gap = false, nil
 	return s.send(seal(marshal(placeFrame{Type: "left", Program: st.program, Position: digits(position)})))
 }

@@ -21,6 +21,7 @@ const (
 	maxPendingPongs = 16 // pings not yet answered; more are answered by fewer pongs
 	batchCount      = 64 // frames in one message to a client that takes several
 	batchBytes      = 64 << 10
+	shortGoodbye    = time.Second // for the close handshake of a client without a good token; the library's is 5 s
 )
 
 // socket is one connection. One goroutine reads for as long as it lasts; another, the pump, exists only while there is something
@@ -29,11 +30,14 @@ type socket struct {
 	hub     *Hub
 	conn    *websocket.Conn // reads, and closes
 	wire    *wire           // under conn: what is sent goes to it directly
+	addr    string          // of the client, host:port
 	limiter *rate.Limiter
+	pings   atomic.Int32  // sent and not answered
 	heard   atomic.Int64  // when the peer last said anything, Unix nanoseconds
 	done    chan struct{} // closed when the pump has said the last word
 
-	admitted string // the user that the hub counts it for; guarded by the hub's mu
+	admitted string  // the user that the hub counts it for; guarded by the hub's mu
+	waiter   *waiter // its place among those without a token; guarded by the hub's mu
 
 	mu      sync.Mutex
 	pending pending
@@ -72,7 +76,6 @@ type pending struct {
 // admission is a token that was found good before the upgrade.
 type admission struct {
 	identity auth.Identity
-	member   auth.Membership
 	ask      ask
 }
 
@@ -178,6 +181,8 @@ func readEnding(err error) *ending {
 	switch {
 	case errors.Is(err, errTooBig):
 		return endTooBig
+	case errors.Is(err, errBadReason):
+		return endBadFrame
 	case websocket.CloseStatus(err) != -1, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, syscall.ECONNRESET),
 		errors.Is(err, syscall.EPIPE), errors.As(err, &netErr):
@@ -198,8 +203,17 @@ func (s *socket) pinged(_ context.Context, payload []byte) (answer bool) {
 	return false
 }
 
-// ponged is called by the reader for each protocol pong.
-func (s *socket) ponged(context.Context, []byte) { s.hear() }
+// ponged is called by the reader for each protocol pong. One that nobody asked for counts as a message.
+func (s *socket) ponged(context.Context, []byte) {
+	s.hear()
+	if s.pings.Add(-1) >= 0 {
+		return
+	}
+	s.pings.Add(1)
+	if !s.limiter.Allow() {
+		s.stop(endRateLimited)
+	}
+}
 
 func (s *socket) hear() { s.heard.Store(time.Now().UnixNano()) }
 
@@ -239,7 +253,7 @@ func (s *socket) ending(ctx context.Context, err error) *ending {
 	if ctx.Err() != nil {
 		return endRestart
 	}
-	s.hub.config.Logger.Debug("ws: connection given up", "user", s.user, "error", err)
+	s.hub.config.Logger.Debug("ws: connection given up", "client", s.addr, "user", s.user, "error", err)
 	return endTryLater
 }
 
@@ -252,8 +266,12 @@ func (s *socket) finish(end *ending) {
 	}
 	s.mu.Unlock()
 	s.hub.metrics.closed(end)
+	s.hub.config.Logger.Debug("ws: connection closed", "client", s.addr, "user", s.user, "code", int(end.status), "reason", end.code)
 	if end.code != "" {
 		_ = s.wire.send(seal(marshal(errorFrame{"error", end.code, end.message})), time.Now())
+	}
+	if s.user == "" { // its place has been given away: it must not pile up here
+		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 	}
 	if end == endGone {
 		_ = s.conn.CloseNow()
@@ -282,7 +300,7 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 		}
 	}
 	for _, f := range p.auth {
-		if err := s.renew(f); err != nil {
+		if err := s.renew(ctx, f); err != nil {
 			return err
 		}
 		p.recheck = true
@@ -317,6 +335,7 @@ func (s *socket) clock(now time.Time) error {
 	case !now.Before(s.nextPing):
 		s.nextPing = now.Add(s.hub.config.PingInterval)
 		s.pingDue = true
+		s.pings.Add(1)
 		return s.write(pingFrame) // the answer is a sign of life like any other
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"runtime/debug"
@@ -22,8 +23,12 @@ func (s *server) adminServer() *http.Server {
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("POST /debug/freemem", freeMemory)
+	var e edge
+	if a, ok := s.admin.Addr().(*net.TCPAddr); ok && a.IP.IsLoopback() { // who is on this machine has no other name for it
+		e.hosts = []string{"localhost", "127.0.0.1", "::1"}
+	}
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		Handler: e.wrap(mux), ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -50,8 +55,7 @@ func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(r) // the client has gone
 }
 
-// readiness asks the parts. Polling instead of being notified is slower, and so is what must be refilled after an eviction: no reason to
-// take a process out of service.
+// readiness asks the parts.
 func (s *server) readiness() readiness {
 	r := readiness{Role: s.config.role, Reasons: []string{}, Degraded: []string{}}
 	if s.stopping.Load() {
@@ -60,19 +64,34 @@ func (s *server) readiness() readiness {
 	if s.relay != nil {
 		leading := s.relay.Leading()
 		r.Leader = &leading
-		for _, reason := range s.relay.Ready() {
-			if strings.HasPrefix(reason, "polling: ") || strings.HasPrefix(reason, "eviction: ") {
-				r.Degraded = append(r.Degraded, "relay: "+reason)
-			} else {
-				r.Reasons = append(r.Reasons, "relay: "+reason)
-			}
+		r.sort("relay: ", s.relay.Ready())
+	}
+	if s.verifier != nil {
+		reasons, usable := s.verifier.Ready()
+		if usable { // the users of other issuers, or those whose keys are known, are served
+			r.Degraded = append(r.Degraded, reasons...)
+		} else {
+			r.Reasons = append(r.Reasons, reasons...)
 		}
 	}
 	if s.hub != nil {
+		r.sort("ws: ", s.reader.Ready())
 		for _, reason := range s.hub.Ready() {
 			r.Reasons = append(r.Reasons, "ws: "+strings.TrimPrefix(reason, "ws: "))
 		}
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// sort adds what a part says. Polling instead of being notified, and rebuilding what Redis evicts, are slower, and no reason to take a process out
+// of service.
+func (r *readiness) sort(part string, reasons []string) {
+	for _, reason := range reasons {
+		if strings.HasPrefix(reason, "polling: ") || strings.HasPrefix(reason, "eviction: ") {
+			r.Degraded = append(r.Degraded, part+reason)
+		} else {
+			r.Reasons = append(r.Reasons, part+reason)
+		}
+	}
 }

@@ -21,7 +21,7 @@ func TestTokenIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := verifier.Verify(strings.TrimSpace(stdout))
+	id, err := verifier.Verify(t.Context(), strings.TrimSpace(stdout))
 	if err != nil || id.UserID != "u1" || time.Until(id.ExpiresAt) > time.Minute {
 		t.Errorf("Verify: %+v, %v", id, err)
 	}

@@ -28,10 +28,10 @@ type config struct {
 	adminAddr   string
 	role        string // all, relay, ws
 
-	auth      auth.Config
-	publicKey string // not supported: refused by checkAuth
-	jwksURL   string // not supported: refused by checkAuth
-	origins   []string
+	auth    auth.Config
+	issuers []auth.Config // in place of auth, but for its leeway
+	origins []string
+	edge    edge
 
 	recentTTL   time.Duration
 	retention   time.Duration
@@ -40,6 +40,9 @@ type config struct {
 	maxCatchup  int
 	connections int // 0: no bound
 	perUser     int // 0: no bound
+	strangers   int // connections without a token
+	messages    float64
+	burst       int
 
 	pingInterval  time.Duration
 	pingTimeout   time.Duration
@@ -77,12 +80,15 @@ func settings() []setting {
 		{"ADMIN_ADDR", "127.0.0.1:9090", "listener of /healthz, /readyz, /metrics and /debug/pprof", false, address(func(c *config) *string { return &c.adminAddr })},
 		{"ROLE", "all", "all, relay (outbox to Redis) or ws (Redis to WebSocket)", false, oneOf(func(c *config) *string { return &c.role }, "all", "relay", "ws")},
 		{"JWT_ACCESS_SECRET", "", "HS256 key of at least 32 bytes", true, setSecret},
-		{"JWT_PUBLIC_KEY", "", "PEM of an RS256, ES256 or EdDSA key (not supported by this version)", true, text(func(c *config) *string { return &c.publicKey })},
-		{"JWT_JWKS_URL", "", "where the keys are fetched from (not supported by this version)", false, text(func(c *config) *string { return &c.jwksURL })},
+		{"JWT_PUBLIC_KEY", "", "in place of the secret: PEM of an RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA) public key", true, setPublicKey},
+		{"JWT_JWKS_URL", "", "in place of the secret: where the issuer publishes its keys, https://…", false, setJWKS},
+		{"JWT_ISSUERS_FILE", "", "in place of the secret: file that lists several issuers and their keys", false, setIssuers},
 		{"JWT_ISSUER", "", "the iss that tokens must have", false, text(func(c *config) *string { return &c.auth.Issuer })},
 		{"JWT_AUDIENCE", "", "the aud that tokens must have", false, text(func(c *config) *string { return &c.auth.Audience })},
 		{"JWT_LEEWAY", "10s", "tolerated clock difference, at most 30s", false, duration(func(c *config) *time.Duration { return &c.auth.Leeway }, 0, auth.MaxLeeway)},
 		{"CLIENT_URL", "", "allowed browser origins, comma separated; empty: only the host that serves /ws", false, setOrigins},
+		{"ALLOWED_HOSTS", "", "names by which clients call this server, comma separated; empty: any", false, setHosts},
+		{"TRUSTED_PROXIES", "", "networks or addresses of your proxies, comma separated, whose X-Forwarded-For is believed", false, setProxies},
 		{"RECENT_EVENTS_TTL", "300s", "age up to which Redis keeps events", false, duration(func(c *config) *time.Duration { return &c.recentTTL }, time.Second, 24*time.Hour)},
 		{"MAX_CATCHUP_EVENTS", "50", "most events per program sent in one catch-up", false, number(func(c *config) *int { return &c.maxCatchup }, 1, 10_000)},
 		{"OUTBOX_RETENTION", "24h", "age up to which the outbox keeps relayed events; at least RECENT_EVENTS_TTL + 60s", false, duration(func(c *config) *time.Duration { return &c.retention }, time.Minute, 10*365*24*time.Hour)},
@@ -94,6 +100,9 @@ func settings() []setting {
 		{"WRITE_TIMEOUT", "10s", "time for one message to a client, then it is a slow consumer", false, duration(func(c *config) *time.Duration { return &c.writeTimeout }, 10*time.Millisecond, 5*time.Minute)},
 		{"MAX_CONNECTIONS", "0", "most connections of this process; 0: no bound", false, number(func(c *config) *int { return &c.connections }, 0, 10_000_000)},
 		{"MAX_CONNECTIONS_PER_USER", "20", "most connections of one user in this process; 0: no bound", false, number(func(c *config) *int { return &c.perUser }, 0, 10_000_000)},
+		{"MAX_UNAUTHENTICATED", "1000", "most connections of this process that haven't sent a token yet", false, number(func(c *config) *int { return &c.strangers }, 1, 10_000_000)},
+		{"MESSAGE_RATE", "2", "messages and pings a second that a client may send in the long run", false, setMessageRate},
+		{"MESSAGE_BURST", "30", "and at once", false, number(func(c *config) *int { return &c.burst }, 1, 100_000)},
 		{"SHUTDOWN_GRACE", "20s", "time over which sockets are closed when the process is told to end", false, duration(func(c *config) *time.Duration { return &c.shutdownGrace }, 0, 10*time.Minute)},
 		{"LOG_LEVEL", "info", "debug, info, warn or error", false, setLogLevel},
 		{"LOG_FORMAT", "text", "text or json", false, oneOf(func(c *config) *string { return &c.logFormat }, "text", "json")},
@@ -192,7 +201,7 @@ func (e *usageError) err() error {
 func (e *usageError) require(c *config, why map[string]string) {
 	for _, s := range settings() {
 		want, ok := why[s.name]
-		if ok && !c.given[s.name] && !slices.ContainsFunc(e.lines, func(line string) bool { return strings.HasPrefix(line, s.name+": ") }) {
+		if ok && !c.given[s.name] && !e.names(s.name) {
 			e.lines = append(e.lines, s.name+": not set: "+want)
 		}
 	}
@@ -201,22 +210,13 @@ func (e *usageError) require(c *config, why map[string]string) {
 const (
 	wantDatabase = "want postgres://user:password@host:5432/database"
 	wantRedis    = "want redis://host:6379/0"
-	wantSecret   = "want the HS256 key of your tokens, at least 32 bytes; `openssl rand -base64 48` makes one"
 )
 
 // check adds what is missing or wrong for a server.
 func (e *usageError) check(c *config) {
-	why := map[string]string{"DATABASE_URL": wantDatabase, "REDIS_URL": wantRedis}
+	e.require(c, map[string]string{"DATABASE_URL": wantDatabase, "REDIS_URL": wantRedis})
 	if c.serves() {
-		why["JWT_ACCESS_SECRET"] = wantSecret
-	}
-	e.require(c, why)
-	if c.serves() {
-		for _, name := range []string{"JWT_PUBLIC_KEY", "JWT_JWKS_URL"} {
-			if c.given[name] {
-				e.lines = append(e.lines, name+": not supported by this version: use JWT_ACCESS_SECRET (HS256)")
-			}
-		}
+		e.checkKeys(c)
 	}
 	e.checkTogether(c)
 }
@@ -309,18 +309,8 @@ func setRedis(c *config, value string) error {
 	return client.Close()
 }
 
-func setSecret(c *config, value string) error {
-	c.auth.Secret = []byte(value)
-	return auth.Config{Secret: c.auth.Secret}.Validate()
-}
-
 func setOrigins(c *config, value string) error {
-	for origin := range strings.SplitSeq(value, ",") {
-		origin = strings.TrimSpace(origin)
-		if origin != "" {
-			c.origins = append(c.origins, origin)
-		}
-	}
+	c.origins = listOf(value)
 	// A hub that never runs, for its opinion.
 	_, err := ws.New(ws.Config{Log: history{}, Auth: &auth.Verifier{}, Store: &auth.Store{}, Origins: c.origins})
 	return err
@@ -329,6 +319,14 @@ func setOrigins(c *config, value string) error {
 func setPollOnly(c *config, value string) (err error) {
 	if c.pollOnly, err = strconv.ParseBool(value); err != nil {
 		return fmt.Errorf("%q is neither true nor false", value)
+	}
+	return nil
+}
+
+// setMessageRate refuses what is less than the protocol promises: a ping every 5 s.
+func setMessageRate(c *config, value string) (err error) {
+	if c.messages, err = strconv.ParseFloat(value, 64); err != nil || !(c.messages >= 0.2 && c.messages <= 10_000) {
+		return fmt.Errorf("%q is no number from 0.2 to 10000", value)
 	}
 	return nil
 }

@@ -63,7 +63,8 @@ func TestEveryBadSettingIsNamedAtOnce(t *testing.T) {
 		"JWT_ACCESS_SECRET": "short", "JWT_LEEWAY": "31s", "CLIENT_URL": "https://ok.example, example.com", "RECENT_EVENTS_TTL": "300",
 		"MAX_CATCHUP_EVENTS": "0", "OUTBOX_RETENTION": "-1h", "LOG_LIMIT": "many", "RELAY_POLL_ONLY": "maybe", "PING_INTERVAL": "0s",
 		"PING_TIMEOUT": "soon", "AUTH_TIMEOUT": "1h", "WRITE_TIMEOUT": "0", "MAX_CONNECTIONS": "-1", "MAX_CONNECTIONS_PER_USER": "1.5",
-		"SHUTDOWN_GRACE": "1d", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "JWT_PUBLIC_KEY": "x", "JWT_JWKS_URL": "https://x/jwks",
+		"SHUTDOWN_GRACE": "1d", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "JWT_PUBLIC_KEY": "topsecret", "JWT_JWKS_URL": "http://x/jwks?topsecret", "JWT_ISSUERS_FILE": "/nonexistent", "ALLOWED_HOSTS": "https://h", "TRUSTED_PROXIES": "all",
+		"MAX_UNAUTHENTICATED": "0", "MESSAGE_RATE": "0.1", "MESSAGE_BURST": "NaN",
 	}
 	_, lines := parse(t, bad)
 	for name := range bad {
@@ -87,6 +88,9 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 	}{
 		"nothing set":             {map[string]string{"DATABASE_URL": "", "REDIS_URL": "", "JWT_ACCESS_SECRET": ""}, []string{"DATABASE_URL: not set", "REDIS_URL: not set", "JWT_ACCESS_SECRET: not set"}},
 		"a relay needs no secret": {map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": ""}, nil},
+		"no key":                  {map[string]string{"JWT_ACCESS_SECRET": ""}, []string{"JWT_ACCESS_SECRET: not set: want the HS256 key of your tokens, at least 32 bytes; `openssl rand -base64 48` makes one; or set JWT_PUBLIC_KEY, JWT_JWKS_URL or JWT_ISSUERS_FILE"}},
+		"two keys":                {map[string]string{"JWT_JWKS_URL": "https://issuer.example/jwks"}, []string{"JWT_JWKS_URL: JWT_ACCESS_SECRET is set too: keep one of them"}},
+		"a JWKS alone":            {map[string]string{"JWT_ACCESS_SECRET": "", "JWT_JWKS_URL": "https://issuer.example/jwks"}, nil},
 		"short retention":         {map[string]string{"OUTBOX_RETENTION": "359s"}, []string{"OUTBOX_RETENTION: 5m59s is too short"}},
 		"least retention":         {map[string]string{"OUTBOX_RETENTION": "360s"}, nil},
 		"ping":                    {map[string]string{"PING_INTERVAL": "60s"}, []string{"PING_TIMEOUT: 1m0s is not longer"}},

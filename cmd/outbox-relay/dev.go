@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,9 +31,15 @@ const (
 var devUsers = []string{"u1", "u2", "u3"}
 
 // devDefaults are what dev sets otherwise than serve: this machine only, and a quick end.
-var devDefaults = map[string]string{"LISTEN_ADDR": "127.0.0.1:8080", "SHUTDOWN_GRACE": "1s", "ROLE": "all"}
+var devDefaults = map[string]string{
+	"LISTEN_ADDR": "127.0.0.1:8080", "SHUTDOWN_GRACE": "1s", "ROLE": "all",
+	"ALLOWED_HOSTS": "localhost,127.0.0.1,[::1]", // a page elsewhere, whose name was made to point here, could sign in as anybody
+}
 
-// devSettings are the settings that dev takes: those of serve but for the role.
+// devWithout are the settings that dev doesn't take: it does everything, and mints its own tokens.
+var devWithout = []string{"ROLE", "JWT_PUBLIC_KEY", "JWT_JWKS_URL", "JWT_ISSUERS_FILE"}
+
+// devSettings are the settings that dev takes.
 func devSettings() []setting {
 	list := settings()
 	kept := list[:0]
@@ -40,7 +47,7 @@ func devSettings() []setting {
 		if value, ok := devDefaults[s.name]; ok {
 			s.value = value
 		}
-		if s.name != "ROLE" {
+		if !slices.Contains(devWithout, s.name) {
 			kept = append(kept, s)
 		}
 	}
@@ -182,8 +189,7 @@ func (p *program) devServe(ctx context.Context, c *config, log *slog.Logger, wat
 	if err := board.Setup(ctx, s.pool); err != nil {
 		return err
 	}
-	mint := func(user string) (string, error) { return c.auth.Mint(user, devTokenTTL) }
-	s.fallback = board.Handler(board.Config{Pool: s.pool, Mint: mint, Logger: s.log})
+	s.fallback = board.Handler(board.Config{Pool: s.pool, Mint: c.auth.Mint, Logger: s.log})
 	front := part{"demo", func(ctx context.Context) error {
 		log.Info("waiting for the relay and the WebSocket server")
 		if !s.awaitReady(ctx) {

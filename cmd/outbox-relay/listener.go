@@ -59,15 +59,22 @@ func serveHTTP(ctx context.Context, l net.Listener, server *http.Server) error {
 	return group.Wait()
 }
 
-// publicServer serves /ws, and fallback for everything else; without one that is a 404 that says nothing.
-func publicServer(socket, fallback http.Handler, log *slog.Logger) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("/ws", socket)
-	if fallback != nil {
-		mux.Handle("/", fallback)
+// publicServer serves /ws, and fallback for everything else; without one that is a 404 that says nothing. No ServeMux: it answers a path
+// such as //ws with a redirect that repeats it.
+func publicServer(e edge, socket, fallback http.Handler, log *slog.Logger) *http.Server {
+	if fallback == nil {
+		fallback = http.NotFoundHandler()
 	}
+	paths := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/ws" {
+			socket.ServeHTTP(w, r)
+			return
+		}
+		fallback.ServeHTTP(w, r)
+	})
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: bodyTimeout, IdleTimeout: idleTimeout,
+		Handler: e.wrap(paths), DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, WriteTimeout: bodyTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -35,11 +35,13 @@ type server struct {
 	config   *config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	verifier *auth.Verifier // nil: ROLE=relay
 	pool     *pgxpool.Pool
 	redis    redis.UniversalClient
-	relay    *relay.Relay // nil: ROLE=ws
-	hub      *ws.Hub      // nil: ROLE=relay
-	fallback http.Handler // for the public listener beside /ws; nil: 404
+	reader   *relay.History // nil: ROLE=relay
+	relay    *relay.Relay   // nil: ROLE=ws
+	hub      *ws.Hub        // nil: ROLE=relay
+	fallback http.Handler   // for the public listener beside /ws; nil: 404
 
 	public, admin net.Listener // public is nil for ROLE=relay
 	stopping      atomic.Bool
@@ -120,6 +122,9 @@ func (s *server) checkDatabase(ctx context.Context) error {
 	if err := migrations.Check(ctx, s.pool); err != nil {
 		return err
 	}
+	if err := migrations.CheckTables(ctx, s.pool); err != nil {
+		return err
+	}
 	if s.config.relays() {
 		return refusePooler(ctx, s.config.databaseURL)
 	}
@@ -128,20 +133,33 @@ func (s *server) checkDatabase(ctx context.Context) error {
 
 func (s *server) newHub() (*ws.Hub, error) {
 	c := s.config
-	verifier, err := auth.NewVerifier(c.auth)
-	if err != nil {
-		return nil, fmt.Errorf("JWT_ACCESS_SECRET: %w", err)
+	tokens := c.tokens()
+	for i := range tokens {
+		tokens[i].Logger = s.log
 	}
-	reader := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: c.recentTTL, LogLimit: c.logLimit, Logger: s.log})
+	verifier, err := auth.NewVerifier(tokens...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", strings.Join(keySettings, ", "), err)
+	}
+	s.verifier = verifier
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "outbox_relay_auth_degraded", Help: "Issuers whose keys are missing or couldn't be refreshed lately.",
+	}, func() float64 {
+		reasons, _ := verifier.Ready()
+		return float64(len(reasons))
+	}))
+	s.reader = relay.NewHistory(relay.HistoryConfig{
+		Redis: s.redis, Pool: s.pool, RecentTTL: c.recentTTL, LogLimit: c.logLimit, Logger: s.log, Registerer: s.registry,
+	})
 	perUser := c.perUser
 	if perUser == 0 {
 		perUser = -1
 	}
 	return ws.New(ws.Config{
-		Log: history{reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
+		Log: history{s.reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
 		MaxCatchup: c.maxCatchup, PingInterval: c.pingInterval, PingTimeout: c.pingTimeout, AuthTimeout: c.authTimeout,
 		WriteTimeout: c.writeTimeout, ShutdownGrace: max(c.shutdownGrace, time.Millisecond), // 0 is the hub's default
-		MaxConnections: c.connections, MaxPerUser: perUser,
+		MaxConnections: c.connections, MaxPerUser: perUser, MaxUnauthenticated: c.strangers, MessageRate: c.messages, MessageBurst: c.burst,
 	})
 }
 
@@ -154,10 +172,11 @@ func (s *server) run(ctx context.Context, first ...part) error {
 		return nil
 	}})
 	if s.hub != nil {
-		public := publicServer(s.hub, s.fallback, s.log)
+		public := publicServer(s.config.edge, s.hub, s.fallback, s.log)
 		parts = append(parts,
 			part{"listener", func(ctx context.Context) error { return serveHTTP(ctx, s.public, public) }},
-			part{"hub", s.hub.Run})
+			part{"hub", s.hub.Run},
+			part{"keys", s.verifier.Run})
 		s.log.Info("listening", "address", s.public.Addr().String())
 	}
 	if s.relay != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,28 +30,34 @@ type tailer struct {
 
 func (p *program) tailCommand() *cobra.Command {
 	t := &tailer{program: p, since: map[string]string{}}
-	var token, user, since string
+	var token, tokenFile, user, since string
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "print events as they arrive, one JSON object a line",
 		Long: "Prints events as they arrive, one JSON object a line. A lost connection is resumed where it was; what couldn't be resumed\n" +
-			"is told on stderr. The token comes from --token, or is minted for --user with JWT_ACCESS_SECRET.",
+			"is told on stderr. The token comes from --token-file or --token, or is minted for --user with JWT_ACCESS_SECRET.",
 		Example: "  outbox-relay tail --user u1 --program p1",
 		Args:    noArgs,
 	}
 	cmd.Flags().StringVar(&t.url, "url", "ws://127.0.0.1:8080/ws", "where the server is")
 	cmd.Flags().StringVar(&t.only, "program", "", "only this program; without it all of the user's")
 	cmd.Flags().StringVar(&user, "user", "", "whose events to see")
-	cmd.Flags().StringVar(&token, "token", "", "an access token, instead of --user")
+	cmd.Flags().StringVar(&token, "token", "", "an access token, instead of --user; who lists this machine's processes sees it")
+	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the access token")
 	cmd.Flags().StringVar(&since, "since", "", "begin after this position")
 	bind(cmd.Flags(), some(tokenSettings...))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, bad := load(cmd.Flags(), p.getenv, some(tokenSettings...))
-		if token == "" {
-			if user == "" {
-				bad.lines = append(bad.lines, "--user or --token: not set: want whose events to see")
+		if tokenFile != "" {
+			text, err := os.ReadFile(tokenFile)
+			if token = strings.TrimSpace(string(text)); err != nil || token == "" {
+				bad.lines = append(bad.lines, fmt.Sprintf("--token-file: no token in %q (%v)", tokenFile, err))
 			}
-			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + ", or --token"})
+		} else if token == "" {
+			if user == "" {
+				bad.lines = append(bad.lines, "--user, --token or --token-file: not set: want whose events to see")
+			}
+			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + "; or --token-file (" + wantMint + ")"})
 		}
 		if strings.Trim(since, "0123456789") != "" {
 			bad.lines = append(bad.lines, fmt.Sprintf("--since: %q is no position: want digits only", since))

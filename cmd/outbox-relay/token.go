@@ -22,7 +22,7 @@ func (p *program) tokenCommand() *cobra.Command {
 	bind(cmd.Flags(), some(tokenSettings...))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, bad := load(cmd.Flags(), p.getenv, some(tokenSettings...))
-		bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret})
+		bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + " (" + wantMint + ")"})
 		if *user == "" {
 			bad.lines = append(bad.lines, "--user: not set: want the id of a user, such as u1")
 		}

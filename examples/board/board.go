@@ -7,19 +7,24 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/outboxrelay/outboxrelay/client"
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
 
 // Config is what Handler needs. Pool and Mint are required.
 type Config struct {
-	Pool   *pgxpool.Pool                               // a database with the migrations and Setup applied
-	Mint   func(user string) (token string, err error) // signs a token that the WebSocket server accepts, for any user that is asked for: dev only
-	Logger *slog.Logger                                // default: discards
+	Pool   *pgxpool.Pool // a database with the migrations and Setup applied
+	Mint   Mint
+	Logger *slog.Logger // default: discards
 }
+
+// Mint signs a token that the WebSocket server accepts, for any user that is asked for (so it is for dev only), valid for ttl (1 s to 12 h).
+type Mint func(user string, ttl time.Duration) (token string, err error)
 
 //go:embed schema.sql
 var schema string
@@ -46,13 +51,13 @@ func Setup(ctx context.Context, pool *pgxpool.Pool) error {
 // app is what the handlers share; all fields are immutable.
 type app struct {
 	pool     *pgxpool.Pool
-	mint     func(user string) (string, error)
+	mint     Mint
 	log      *slog.Logger
 	sessions *sessions
 }
 
-// Handler serves the page at /, the demo's sign-in at /demo/ and the JSON API below /api/. Requests that another site's page makes are
-// refused, and so is every API call without the bearer token of a sign-in.
+// Handler serves the page at /, the browser client at /outbox-relay.js, the demo's sign-in at /demo/ and the JSON API below /api/. Requests
+// that another site's page makes are refused, and so is every API call without the bearer token of a sign-in.
 //
 // The page expects the WebSocket at /ws of the same host. Errors are {"error": "…"} with a fitting status.
 func Handler(cfg Config) http.Handler {
@@ -62,8 +67,12 @@ func Handler(cfg Config) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /", page())
+	mux.Handle("GET "+client.Path, client.Handler())
 	mux.HandleFunc("GET /demo/users", a.users)
 	mux.HandleFunc("POST /demo/token", a.signIn)
+	mux.HandleFunc("GET /api/programs", a.programs)
+	mux.Handle("DELETE /api/programs/{id}/membership", transaction(a, leave))
+	mux.Handle("PUT /api/programs/{id}/membership", transaction(a, rejoin))
 	mux.HandleFunc("GET /api/state", a.state)
 	mux.Handle("POST /api/requests", transaction(a, createRequest))
 	mux.Handle("PATCH /api/requests/{id}", transaction(a, renameRequest))

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/outboxrelay/outboxrelay/client"
 	"github.com/outboxrelay/outboxrelay/examples/board"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 )
@@ -84,6 +85,8 @@ func TestRollbackLeavesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.signIn("u1")
 	before := w.count("SELECT count(*) FROM board.requests")
+	const details = "SELECT (SELECT count(*) FROM board.comments) + (SELECT count(*) FROM board.attachments)"
+	beside := w.count(details)
 	gone := w.change("u1", "POST", "/api/rollback", map[string]string{"program": "p1", "title": "Never"})
 	if !gone.RolledBack || len(gone.Events) != 5 || gone.Request == "" {
 		t.Fatalf("answer %+v, want 5 events rolled back", gone)
@@ -95,8 +98,8 @@ func TestRollbackLeavesNothing(t *testing.T) {
 	if n := w.count("SELECT count(*) FROM board.requests"); n != before+1 {
 		t.Errorf("%d requests, want %d", n, before+1)
 	}
-	if n := w.count("SELECT (SELECT count(*) FROM board.comments) + (SELECT count(*) FROM board.attachments)"); n != 0 {
-		t.Errorf("%d comments and attachments of a transaction that was rolled back", n)
+	if after := w.count(details); after != beside {
+		t.Errorf("%d comments and attachments of a transaction that was rolled back", after-beside)
 	}
 }
 
@@ -133,6 +136,11 @@ func TestRefusals(t *testing.T) {
 		{"negative size", "u2", "POST", "/api/requests/" + mine.Request + "/attachments", map[string]any{"name": "x", "size": -1}, 400},
 		{"no JSON object", "u2", "POST", "/api/requests", []int{1}, 400},
 		{"huge body", "u2", "POST", "/api/requests", map[string]string{"program": "p1", "title": strings.Repeat("x", 20<<10)}, 400},
+		{"leave a program that isn't one's own", "u2", "DELETE", "/api/programs/p2/membership", nil, 404},
+		{"join a program that never was one's own", "u2", "PUT", "/api/programs/p2/membership", nil, 404},
+		{"programs of nobody", "", "GET", "/api/programs", nil, 401},
+		{"a token for no time", "", "POST", "/demo/token", map[string]any{"user": "u1", "seconds": 0}, 400},
+		{"a token for ever", "", "POST", "/demo/token", map[string]any{"user": "u1", "seconds": 1 << 30}, 400},
 		{"sign in as nobody", "", "POST", "/demo/token", map[string]string{"user": "u99"}, 404},
 	} {
 		if rec := w.do(c.user, c.method, c.path, c.body); rec.Code != c.want || !strings.Contains(rec.Body.String(), `"error"`) {
@@ -141,6 +149,39 @@ func TestRefusals(t *testing.T) {
 	}
 	if after := len(w.events()); after != before {
 		t.Errorf("%d events of refused changes", after-before)
+	}
+}
+
+// Leaving and joining again are membership changes, and so entries of the program's log; whoever has left sees and changes nothing.
+func TestLeaveAndJoinAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.signIn("u2")
+	type program struct {
+		ID, Name string
+		Member   bool
+	}
+	expect := func(member bool, state int) {
+		t.Helper()
+		got := decode[[]program](t, w.do("u2", "GET", "/api/programs", nil))
+		if want := []program{{"p1", "Building services", member}}; !slices.Equal(got, want) {
+			t.Errorf("programs %v, want %v", got, want)
+		}
+		if code := w.do("u2", "GET", "/api/state?program=p1", nil).Code; code != state {
+			t.Errorf("state: %d, want %d", code, state)
+		}
+	}
+	const controls = "SELECT count(*) FROM relay.outbox WHERE control AND program_id = 'p1' AND data::text LIKE '%u2%'"
+	before := w.count(controls)
+	expect(true, 200)
+	for range 2 { // the second time nothing changes
+		w.change("u2", "DELETE", "/api/programs/p1/membership", nil)
+		expect(false, 404)
+	}
+	w.change("u2", "PUT", "/api/programs/p1/membership", nil)
+	expect(true, 200)
+	if n := w.count(controls) - before; n != 2 {
+		t.Errorf("%d control rows, want one for leaving and one for joining", n)
 	}
 }
 
@@ -193,26 +234,29 @@ func TestSetupAgainChangesNothing(t *testing.T) {
 	if after := w.count(everything); after != before {
 		t.Errorf("a second Setup changed %d to %d", before, after)
 	}
-	if n := w.count("SELECT count(*) FROM board.requests"); n != 4 {
-		t.Errorf("%d requests to begin with, want 4", n)
+	if n := w.count("SELECT count(*) FROM board.requests"); n != 13 {
+		t.Errorf("%d requests to begin with, want 13", n)
 	}
 }
 
 func TestPage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, path := range []string{"/", "/app.js", "/style.css", "/subscribe.js", "/favicon.svg"} {
+	for _, path := range []string{"/", "/app.js", "/style.css", "/board.css", "/feed.css", "/favicon.svg"} {
 		rec := w.do("", "GET", path, nil)
 		csp := rec.Header().Get("Content-Security-Policy")
 		if rec.Code != http.StatusOK || !strings.Contains(csp, "script-src 'self'") || strings.Contains(csp, "unsafe") {
 			t.Errorf("GET %s: %d, policy %q", path, rec.Code, csp)
 		}
 	}
+	if rec := w.do("", "GET", client.Path, nil); rec.Code != http.StatusOK || !strings.HasPrefix(rec.Header().Get("Content-Type"), "text/javascript") {
+		t.Errorf("GET %s: %d, type %q", client.Path, rec.Code, rec.Header().Get("Content-Type"))
+	}
 	if rec := w.do("", "GET", "/nothing", nil); rec.Code != http.StatusNotFound {
 		t.Errorf("GET /nothing: %d, want 404", rec.Code)
 	}
 	html := w.do("", "GET", "/", nil).Body.String()
-	if strings.Contains(html, "<style") || strings.Contains(html, "onclick") || strings.Contains(html, "<script>") {
+	if strings.Contains(html, "<style") || strings.Contains(html, "onclick") || strings.Contains(html, "<script>") || strings.Contains(html, "style=") {
 		t.Error("the page has inline code, which its policy blocks")
 	}
 }

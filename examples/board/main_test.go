@@ -34,7 +34,7 @@ func newWorld(t *testing.T) *world {
 	if err := board.Setup(ctx, pool); err != nil {
 		t.Fatal(err)
 	}
-	mint := func(user string) (string, error) { return "token of " + user, nil }
+	mint := func(user string, _ time.Duration) (string, error) { return "token of " + user, nil }
 	return &world{t, ctx, pool, board.Handler(board.Config{Pool: pool, Mint: mint, Logger: testenv.Logger(t)})}
 }
 

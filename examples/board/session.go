@@ -17,7 +17,7 @@ import (
 // Bounds of what is remembered about sign-ins.
 const (
 	maxSessions = 10_000
-	sessionLife = 12 * time.Hour
+	sessionLife = 12 * time.Hour // longer than any token
 )
 
 // sessions knows whose the tokens are that were handed out here. An application that checks the signature itself needs no such thing.
@@ -111,13 +111,19 @@ func (a *app) users(w http.ResponseWriter, r *http.Request) {
 	a.answer(w, r, users)
 }
 
-// signIn answers with a token for the user that was asked for: the page's stand-in for a login.
+// signIn answers with a token for the user that was asked for: the page's stand-in for a login. It may be asked for a token that expires
+// soon, to watch the renewal.
 func (a *app) signIn(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		User string `json:"user"`
-	}
+	in := struct {
+		User    string `json:"user"`
+		Seconds int    `json:"seconds"` // until the token expires
+	}{Seconds: int(sessionLife / time.Second)}
 	if err := decode(w, r, &in); err != nil {
 		a.fail(w, r, err)
+		return
+	}
+	if in.Seconds < 1 || in.Seconds > int(sessionLife/time.Second) {
+		a.fail(w, r, invalidError(fmt.Sprintf("seconds must be 1 to %d", int(sessionLife/time.Second))))
 		return
 	}
 	user, err := readMember(r.Context(), a.pool, in.User)
@@ -125,7 +131,7 @@ func (a *app) signIn(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	token, err := a.mint(user.ID)
+	token, err := a.mint(user.ID, time.Duration(in.Seconds)*time.Second)
 	if err != nil {
 		a.fail(w, r, fmt.Errorf("mint a token for %q: %w", user.ID, err))
 		return

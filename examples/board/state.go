@@ -19,13 +19,13 @@ SELECT json_build_object(
 				FROM board.comments c LEFT JOIN relay.users u ON u.id = c.author_id WHERE c.request_id = r.id),
 			'attachments', (SELECT coalesce(json_agg(json_build_object('id', t.id::text, 'name', t.name, 'size', t.size) ORDER BY t.id), '[]')
 				FROM board.attachments t WHERE t.request_id = r.id)) AS request
-		FROM board.requests r WHERE r.program_id = p.id ORDER BY r.created_at DESC LIMIT 100) r))
+		FROM board.requests r WHERE r.program_id = p.id ORDER BY r.moved_at DESC, r.id DESC LIMIT 500) r))
 FROM board.programs p
 JOIN relay.program_members me ON me.program_id = p.id AND me.user_id = $2 AND me.is_active
 WHERE p.id = $1`
 
-// state answers with the program of the URL parameter: its name, its members and its newest 100 requests with all that belongs to them. The
-// page reads it after `ready`, so that whatever it doesn't contain yet arrives as an event.
+// state answers with the program of the URL parameter: its name, its members and its 500 requests that were moved last, with all that belongs to
+// them. The page's client reads it when the program's events begin, so that whatever it doesn't contain yet arrives as an event.
 func (a *app) state(w http.ResponseWriter, r *http.Request) {
 	user, err := a.sessions.user(r)
 	if err != nil {

@@ -102,7 +102,7 @@ func changeStatus(ctx context.Context, c call[statusInput]) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.tx.Exec(ctx, "UPDATE board.requests SET status = $2 WHERE id = $1", r.ID, c.in.Status); err != nil {
+	if _, err := c.tx.Exec(ctx, "UPDATE board.requests SET status = $2, moved_at = clock_timestamp() WHERE id = $1", r.ID, c.in.Status); err != nil {
 		return nil, err
 	}
 	return emit(ctx, c.tx, c.by, outbox.RequestStatusChanged, r, map[string]any{"from": r.Status, "status": c.in.Status})

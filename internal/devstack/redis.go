@@ -39,6 +39,8 @@ type RedisConfig struct {
 	// Args are further arguments of redis-server, such as "--appendonly", "yes"; they win over the defaults. The server's working
 	// folder is a temporary one.
 	Args []string
+	// Sentinel makes it a Sentinel with this configuration, which may span lines.
+	Sentinel string
 	// Log gets one line per state change. Nil: discarded.
 	Log *slog.Logger
 }
@@ -265,6 +267,15 @@ func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.Dir, "--daemonize", "no",
 		"--repl-diskless-sync-delay", "0",
 	} // a replica needn't wait 5 s for others to come
+	if r.cfg.Sentinel != "" {
+		path := filepath.Join(r.Dir, "sentinel.conf") // it writes what it learns into it
+		if _, err := os.Stat(path); err != nil {
+			if err := os.WriteFile(path, []byte(r.cfg.Sentinel+"\n"), 0o600); err != nil {
+				return fmt.Errorf("write the Sentinel's configuration: %w", err)
+			}
+		}
+		args = []string{path, "--sentinel", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", r.Dir, "--daemonize", "no"}
+	}
 	cmd := r.bin.command(append(append(args, r.cfg.Args...), more...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	c, err := startChild(cmd, nil, syscall.SIGKILL)

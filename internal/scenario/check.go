@@ -253,7 +253,7 @@ func (r *Report) judge(c *Client, t truth, seen sightings) {
 		r.Repeats++
 	}
 	for key, program := range t.programs {
-		if c.Member(program) && !c.keys[key] && !c.told(program, seen.positions[key]) {
+		if c.Member(program) && !c.keys[key] && !c.excused(program, seen.positions[key]) {
 			r.Missing = append(r.Missing, fmt.Sprintf("%s never got key %s of %s", c.User, key, program))
 		}
 	}
@@ -264,8 +264,8 @@ func replaced(resets []gap, position int64) bool {
 	return slices.ContainsFunc(resets, func(g gap) bool { return position > g.after && position < g.before })
 }
 
-// told tells whether a gap covers an event of which other clients know the positions; one that nobody knows lies in any gap.
-func (c *Client) told(program string, positions []int64) bool {
+// excused tells whether a gap covers an event of which other clients know the positions; one that nobody knows lies in any gap.
+func (c *Client) excused(program string, positions []int64) bool {
 	return slices.ContainsFunc(c.gaps, func(g gap) bool {
 		inside := func(p int64) bool { return p > g.after && p < g.before }
 		return g.program == program && (len(positions) == 0 || slices.ContainsFunc(positions, inside))

@@ -35,6 +35,9 @@ type Client struct {
 	live      bool // the present connection has said `live`
 	closed    websocket.StatusCode
 	closures  []Closure
+	ends      []time.Time // of connections, and of attempts
+	begins    []time.Time // of connections: when `live` came
+	lefts     []place
 	unordered []string
 	drop      context.CancelFunc // cuts the present connection
 	changed   chan struct{}      // closed and replaced at every change
@@ -50,6 +53,11 @@ type event struct {
 	program, id, timestamp, key, body string
 	position                          int64
 	at                                time.Time
+}
+
+type place struct {
+	program string
+	at      time.Time
 }
 
 type gap struct {
@@ -93,10 +101,21 @@ func NewClientAt(user string, urls ...string) *Client {
 func (c *Client) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		_ = c.connect(ctx)
-		if !wait(ctx, 5*time.Millisecond+rand.N(20*time.Millisecond)) {
+		pause := 5*time.Millisecond + rand.N(20*time.Millisecond)
+		if c.refused() {
+			pause *= 20
+		}
+		if !wait(ctx, pause) {
 			return
 		}
 	}
+}
+
+// refused tells whether the last connection ended because the user is inactive.
+func (c *Client) refused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed == 4503
 }
 
 // connect is the life of one connection.
@@ -104,7 +123,7 @@ func (c *Client) connect(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		c.note(func() { c.live = false })
+		c.note(func() { c.live, c.ends = false, append(c.ends, time.Now()) })
 	}()
 	dial, cancelDial := context.WithTimeout(ctx, 10*time.Second)
 	defer cancelDial()
@@ -122,7 +141,7 @@ func (c *Client) connect(ctx context.Context) error {
 	if c.all = max(c.all, c.Since); c.all > 0 {
 		since["*"] = strconv.FormatInt(c.all, 10)
 	}
-	c.drop = cancel
+	c.drop, c.closed = cancel, 0
 	c.mu.Unlock()
 	sign := Token
 	if c.Sign != nil {
@@ -194,11 +213,12 @@ func (c *Client) handle(message []byte) error {
 			c.cursor[g.program] = g.before - 1
 		case "live":
 			c.lives++
-			c.live = true
+			c.live, c.begins = true, append(c.begins, time.Now())
 			c.all = max(c.all, number(f.Position))
 		case "position":
 			c.all = max(c.all, number(f.Position))
 		case "left":
+			c.lefts = append(c.lefts, place{f.ProgramID, time.Now()})
 			delete(c.cursor, f.ProgramID)
 		}
 	})

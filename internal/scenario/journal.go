@@ -34,6 +34,7 @@ type Journal struct {
 // transaction is one attempt of one writer.
 type transaction struct {
 	began    time.Time // before BEGIN was sent
+	issued   time.Time // before COMMIT was sent
 	returned time.Time // after COMMIT had returned
 	outcome  outcome
 	keys     []string // of the events, in statement order; those of rolled-back savepoints are not among them
@@ -209,7 +210,7 @@ func (j *Journal) transact(ctx context.Context, m Mix, work func(*emitter) (comm
 		j.add(record, 0)
 		return err
 	}
-	issued := time.Now()
+	record.issued = time.Now()
 	if m.Prepare {
 		err = e.commitPrepared()
 	} else {
@@ -219,7 +220,7 @@ func (j *Journal) transact(ctx context.Context, m Mix, work func(*emitter) (comm
 	if err != nil {
 		record.outcome = unknown
 	}
-	j.add(record, record.returned.Sub(issued))
+	j.add(record, record.returned.Sub(record.issued))
 	return err
 }
 

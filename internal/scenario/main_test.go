@@ -27,8 +27,20 @@ func size[T any](small, full T) T {
 	return small
 }
 
-// crowd runs clients until the test ends.
+// crowd runs clients until the test ends, and waits until they could resume.
 func crowd(t *testing.T, clients ...*scenario.Client) {
+	t.Helper()
+	run(t, clients...)
+	for _, c := range clients {
+		ready := func(c *scenario.Client) bool { return c.Connected() && c.Resumable() }
+		if err := c.Until(testenv.Context(t, 30*time.Second), ready); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// run runs clients until the test ends.
+func run(t *testing.T, clients ...*scenario.Client) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var group sync.WaitGroup
@@ -39,12 +51,6 @@ func crowd(t *testing.T, clients ...*scenario.Client) {
 		cancel()
 		group.Wait()
 	})
-	for _, c := range clients {
-		ready := func(c *scenario.Client) bool { return c.Connected() && c.Resumable() }
-		if err := c.Until(testenv.Context(t, 30*time.Second), ready); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // verdict waits until the clients are complete, checks, and returns the report.

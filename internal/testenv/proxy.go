@@ -26,6 +26,8 @@ type TCPProxy struct {
 	segment int              // bytes per write; 0: as read
 	rate    int              // bytes per second and direction; 0: as fast as it goes
 	open    [2]chan struct{} // by direction, closed while data flows; replaced by Blackhole
+
+	postgres, deaf bool // see Deafen
 }
 
 // Direction is a way through a proxy.
@@ -197,8 +199,8 @@ func (p *TCPProxy) serve(client net.Conn) {
 	}
 	defer p.remove(client, server)
 	var g errgroup.Group
-	g.Go(func() error { return p.copy(server, client, ToTarget) })
-	g.Go(func() error { return p.copy(client, server, ToClient) })
+	g.Go(func() error { return p.copy(server, client, ToTarget, nil) })
+	g.Go(func() error { return p.copy(client, server, ToClient, p.filter()) })
 	_ = g.Wait()
 }
 
@@ -228,13 +230,17 @@ func (p *TCPProxy) remove(conns ...net.Conn) {
 	}
 }
 
-// copy forwards until the end of src, then closes dst for writing; an error ends both.
-func (p *TCPProxy) copy(dst, src net.Conn, d Direction) error {
+// copy forwards until the end of src, through the filter if there is one, then closes dst for writing; an error ends both.
+func (p *TCPProxy) copy(dst, src net.Conn, d Direction, filter func([]byte) []byte) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
 		if n > 0 {
-			if werr := p.forward(dst, buf[:n], d); werr != nil {
+			data := buf[:n]
+			if filter != nil {
+				data = filter(data)
+			}
+			if werr := p.forward(dst, data, d); werr != nil {
 				_, _ = src.Close(), dst.Close()
 				return werr
 			}

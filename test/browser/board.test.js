@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startDev } from "./dev.js";
-import { connected, create, eventOf, feed, launch, signIn } from "./window.js";
+import { card, create, eventOf, feed, launch, signIn } from "./window.js";
 
 test("what one window commits appears in the other", async (t) => {
   const { url } = await startDev(t);
@@ -13,13 +13,15 @@ test("what one window commits appears in the other", async (t) => {
   await t.test("each button is one event, in order, and changes the other's board", async () => {
     const { request } = await create(ann, "A shelf for the hall");
     await eventOf(ben, request);
-    const mine = ann.locator(`[data-request="${request}"][data-testid=request]`);
-    const his = ben.locator(`[data-request="${request}"][data-testid=request]`);
+    const mine = card(ann, request);
+    const his = card(ben, request);
     assert.equal(await his.getByTestId("request-title").textContent(), "A shelf for the hall");
 
     await mine.getByTestId("status-in_progress").click();
     await eventOf(ben, request, "request:status_changed");
-    assert.equal(await his.getAttribute("data-status"), "in_progress");
+    await ben.getByTestId("column-in_progress").locator(his).waitFor();
+    assert.match(await his.getByTestId("touched").textContent(), /^ALAnn moved this.*just now$/);
+    assert.match(await ben.getByTestId("acted").textContent(), /^Ann moved “A shelf for the hall”$/);
 
     await mine.getByTestId("assignee").selectOption("u2");
     await eventOf(ben, request, "request:assigned");
@@ -60,9 +62,29 @@ test("what one window commits appears in the other", async (t) => {
       await eventOf(page, request);
       const events = await feed(page);
       assert.deepEqual(events.filter((e) => e.request === gone.request || gone.events.includes(Number(e.id))), []);
-      assert.equal(await page.locator(`[data-testid=request][data-request="${gone.request}"]`).count(), 0);
+      assert.equal(await card(page, gone.request).count(), 0);
     }
     await ann.getByTestId("rolled-back").getByText("Nothing arrived").waitFor();
+  });
+
+  await t.test("a card that is dragged into a column goes there in all windows, and what is being typed stays", async () => {
+    const { request } = await create(ann, "To be dragged");
+    await eventOf(ben, request);
+    await ben.getByTestId("new-title").fill("half a title");
+    await card(ben, request).getByTestId("details").click();
+    await card(ben, request).getByTestId("comment-input").fill("half a comment");
+    await card(ann, request).dragTo(ann.getByTestId("column-done"));
+    await ben.getByTestId("column-done").locator(card(ben, request)).waitFor();
+    assert.equal(await card(ben, request).getByTestId("comment-input").inputValue(), "half a comment");
+    assert.equal(await ben.getByTestId("new-title").inputValue(), "half a title");
+  });
+
+  await t.test("an event's line says how long it took from commit to screen", async () => {
+    const { request } = await create(ann, "Watch the clock");
+    const line = await eventOf(ben, request);
+    const ms = Number(await line.getByTestId("latency").getAttribute("data-ms"));
+    assert.ok(ms >= 0 && ms < 5000, `${ms} ms`);
+    assert.match(await ben.getByTestId("median").textContent(), /^[0-9.]+ (ms|s)$/);
   });
 
   await t.test("nobody sees a program that they aren't a member of", async () => {
@@ -75,49 +97,4 @@ test("what one window commits appears in the other", async (t) => {
     assert.deepEqual((await feed(ben)).filter((e) => e.request === other.request), []);
     assert.equal(await ben.getByTestId("program-p2").count(), 0);
   });
-});
-
-test("a window that was offline catches up", async (t) => {
-  const { url } = await startDev(t);
-  const browser = await launch(t);
-  const ann = await signIn(t, browser, url, "u1");
-  const ben = await signIn(t, browser, url, "u2", { query: "?offline=4" });
-  const before = await create(ann, "Before");
-  await eventOf(ben, before.request);
-
-  await ben.getByTestId("go-offline").click();
-  await connected(ben, "offline");
-  const missed = [];
-  for (const title of ["One", "Two", "Three"]) missed.push((await create(ann, title)).request);
-  const gone = await create(ann, "Never", "create-rollback");
-  await eventOf(ann, missed[2]);
-  assert.deepEqual((await feed(ben)).map((e) => e.request), [before.request], "nothing arrives offline");
-  await connected(ben, "offline");
-
-  await ben.getByTestId("catch-up-done").waitFor();
-  await connected(ben, "live");
-  const caught = (await feed(ben)).filter((e) => e.caughtUp === "true").map((e) => e.request);
-  assert.deepEqual(caught, missed, "exactly what was missed, once, in order");
-  assert.match(await ben.getByTestId("catch-up-done").textContent(), /3 missed events/);
-
-  const after = await create(ann, "After");
-  await eventOf(ben, after.request);
-  const all = (await feed(ben)).map((e) => e.request);
-  assert.deepEqual(all, [before.request, ...missed, after.request]);
-  assert.ok(!all.includes(gone.request));
-});
-
-test("a page that is loaded again has the state, and goes on live", async (t) => {
-  const { url } = await startDev(t);
-  const browser = await launch(t);
-  const ann = await signIn(t, browser, url, "u1");
-  const ben = await signIn(t, browser, url, "u2");
-  const first = await create(ann, "Written before the reload");
-  await eventOf(ben, first.request);
-  await ben.reload();
-  await connected(ben, "live");
-  await ben.locator(`[data-testid=request][data-request="${first.request}"]`).waitFor();
-  assert.deepEqual(await feed(ben), [], "the state holds it; it isn't an event again");
-  const second = await create(ann, "Written after it");
-  await eventOf(ben, second.request);
 });

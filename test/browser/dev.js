@@ -33,35 +33,54 @@ async function freePort() {
   return port;
 }
 
-// startDev resolves to the page's URL when dev has printed it, and to what dev wrote until then.
+// startDev resolves, when dev has printed it, to the page's URL, the admin listener's, what dev wrote until now, and `restart`, which
+// stops it as Ctrl-C would, calls `meanwhile` and starts it again on the same ports and data.
 export async function startDev(t, env = {}) {
-  const child = spawn(binary, ["dev"], {
-    stdio: ["ignore", "pipe", "pipe"],
-    env: {
-      ...inherited,
-      LISTEN_ADDR: `127.0.0.1:${await freePort()}`,
-      ADMIN_ADDR: `127.0.0.1:${await freePort()}`,
-      OUTBOX_RELAY_DATA: await tempFolder(t),
-      ...env,
+  const [listen, admin] = [`127.0.0.1:${await freePort()}`, `127.0.0.1:${await freePort()}`];
+  const settings = { ...inherited, LISTEN_ADDR: listen, ADMIN_ADDR: admin, OUTBOX_RELAY_DATA: await tempFolder(t), ...env };
+  let dev = await run(settings);
+  later(t, () => dev.stop());
+  return {
+    url: dev.url,
+    admin: `http://${admin}`,
+    output: () => dev.output(),
+    restart: async (meanwhile = async () => {}) => {
+      await dev.stop();
+      await meanwhile();
+      dev = await run(settings);
     },
-  });
+  };
+}
+
+async function run(env) {
+  const child = spawn(binary, ["dev"], { stdio: ["ignore", "pipe", "pipe"], env });
   let output = "";
   child.stderr.on("data", (chunk) => { output += chunk; });
   const exited = once(child, "exit");
-  later(t, async () => {
+  const stop = async () => {
     child.kill("SIGINT");
     const killer = setTimeout(() => child.kill("SIGKILL"), 60_000);
     const [code, signal] = await exited;
     clearTimeout(killer);
     assert.deepEqual({ code, signal }, { code: 0, signal: null }, `dev after Ctrl-C:\n${output}`);
-  });
+  };
   for await (const line of createInterface({ input: child.stdout })) {
     output += `${line}\n`;
     const url = line.match(/http:\/\/[^\s/]+/);
     if (url) {
       child.stdout.resume();
-      return { url: url[0], output: () => output };
+      return { url: url[0], output: () => output, stop };
     }
   }
   assert.fail(`dev ended before it printed a URL:\n${output}`);
+}
+
+// metric waits until a metric of the admin listener has at least this value.
+export async function metric(admin, name, least) {
+  for (const deadline = Date.now() + 30_000; ; await new Promise((resolve) => setTimeout(resolve, 100))) {
+    const text = await (await fetch(`${admin}/metrics`)).text();
+    const value = Number(text.split("\n").find((l) => l.startsWith(`${name} `))?.slice(name.length) ?? 0);
+    if (value >= least) return value;
+    assert.ok(Date.now() < deadline, `${name} is ${value}, want ${least}`);
+  }
 }

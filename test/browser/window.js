@@ -13,14 +13,14 @@ export async function launch(t) {
 }
 
 // signIn opens a window with a session of its own, signs in and waits until it is live. What the browser complains about
-// (exceptions, a blocked script, a failed request) fails the test.
-export async function signIn(t, browser, url, user, { query = "", ...options } = {}) {
+// (exceptions, a blocked script, a failed request) fails the test, unless `expected` matches it.
+export async function signIn(t, browser, url, user, { query = "", expected, ...options } = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   const complaints = [];
   page.on("pageerror", (err) => complaints.push(String(err)));
-  page.on("console", (m) => m.type() === "error" && complaints.push(m.text()));
+  page.on("console", (m) => m.type() === "error" && !expected?.test(m.text()) && complaints.push(m.text()));
   later(t, () => assert.deepEqual(complaints, [], `${user}'s browser complained`));
   await page.goto(`${url}/${query}`);
   await page.getByTestId(`sign-in-${user}`).click();
@@ -34,7 +34,7 @@ export const connected = (page, state) => page.locator(`[data-testid=connection]
 // create presses Create and resolves to what the server answered: the request and its event are committed then.
 export async function create(page, title, button = "create") {
   await page.getByTestId("new-title").fill(title);
-  const answer = page.waitForResponse((r) => r.request().method() === "POST" && /\/api\/(requests|rollback)$/.test(r.url()));
+  const answer = page.waitForResponse((r) => r.ok() && r.request().method() === "POST" && /\/api\/(requests|rollback)$/.test(r.url()));
   await page.getByTestId(button).click();
   return (await answer).json();
 }
@@ -45,6 +45,20 @@ export async function eventOf(page, request, name = "request:created") {
   await line.first().waitFor();
   return line;
 }
+
+// card is a request on the board.
+export const card = (page, request) => page.locator(`[data-testid=request][data-request="${request}"]`);
+
+// shown is what the page shows of the program's requests, by id, in the form of `stored`.
+export const shown = async (page) => (await page.getByTestId("request").evaluateAll((cards) => cards.map((c) => [
+  c.dataset.request, c.dataset.status, c.querySelector("h3").textContent, c.querySelector("summary").textContent]))).sort(byId);
+
+// stored is the same of what the server answers out of the database.
+export const stored = (state) => state.requests.map((r) => [r.id, r.status, r.title,
+  [r.comments.length ? count(r.comments.length, "comment") : "No comments", r.attachments.length && count(r.attachments.length, "file")].filter(Boolean).join(" · ")]).sort(byId);
+
+const byId = ([a], [b]) => (a < b ? -1 : 1);
+const count = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
 // feed is the events in the feed, oldest first.
 export const feed = (page) => page.getByTestId("event").evaluateAll((lines) => lines.map((l) => ({ ...l.dataset })).reverse());

@@ -12,7 +12,7 @@ import (
 )
 
 const changes = `-- name: Changes :many
-SELECT c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through,
+SELECT c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
        ((array_agg(c.data ->> 'change' ORDER BY c.id))[1] = 'in')::boolean AS first_in,
        ((array_agg(c.data ->> 'change' ORDER BY c.id DESC))[1] = 'in')::boolean AS last_in,
        bool_or(c.data ->> 'change' = 'out')::boolean AS any_out
@@ -39,6 +39,7 @@ type ChangesRow struct {
 	ProgramID string
 	After     int64
 	Through   int64
+	ID        int64
 	FirstIn   bool
 	LastIn    bool
 	AnyOut    bool
@@ -59,6 +60,7 @@ func (q *Queries) Changes(ctx context.Context, db DBTX, arg ChangesParams) ([]Ch
 			&i.ProgramID,
 			&i.After,
 			&i.Through,
+			&i.ID,
 			&i.FirstIn,
 			&i.LastIn,
 			&i.AnyOut,

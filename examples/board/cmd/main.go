@@ -43,8 +43,8 @@ func run(ctx context.Context, getenv func(string) string) error {
 	if err := board.Setup(ctx, pool); err != nil {
 		return err
 	}
-	mint := func(user string) (string, error) {
-		return auth.Mint([]byte(getenv("JWT_ACCESS_SECRET")), user, time.Hour)
+	mint := func(user string, ttl time.Duration) (string, error) {
+		return auth.Mint([]byte(getenv("JWT_ACCESS_SECRET")), user, ttl)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", board.Handler(board.Config{Pool: pool, Mint: mint, Logger: slog.Default()}))

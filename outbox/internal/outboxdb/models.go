@@ -8,6 +8,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type RelayEffectiveMember struct {
+	UserID    string
+	ProgramID string
+}
+
 type RelayOutbox struct {
 	ID              int64
 	Xid             uint64
@@ -51,5 +56,4 @@ type RelayUser struct {
 type RelayUserLock struct {
 	UserID string
 	Xid    uint64
-	Active *bool
 }

@@ -1,36 +1,24 @@
-// The board's state in the browser: what the server answered, with each event applied to it. Applying is idempotent (by id), so
-// an event that the answer contained already changes nothing.
+// The board's state in the browser: what the server answered, with each event applied to it. The client hands out an event only after the
+// state that was loaded before it; applying is idempotent (by id), so one that the state contained already changes nothing.
 
 export class Board {
-  constructor(fetchState) {
-    this.fetchState = fetchState; // program id → promise of its state
-    this.programs = new Map(); // id → { program, members, requests }
-    this.waiting = new Map(); // id → events that came while its state was being read
-  }
+  programs = new Map(); // id → { program, members, requests }, of those that are open
+  touched = new Map(); // request id → { who, did, at }: who acted last
 
-  // Reads a program's state (again). Events that arrive meanwhile are applied to the answer.
-  async load(id) {
-    const events = [];
-    this.waiting.set(id, events);
-    try {
-      const state = await this.fetchState(id);
-      if (this.waiting.get(id) !== events) return; // a later load is on its way
-      this.programs.set(id, state);
-      for (const e of events) change(state, e);
-    } finally {
-      if (this.waiting.get(id) === events) this.waiting.delete(id);
-    }
-  }
-
-  apply(event) {
-    this.waiting.get(event.programId)?.push(event);
-    const state = this.programs.get(event.programId);
-    if (state) change(state, event);
+  set(state) {
+    this.programs.set(state.program.id, state);
   }
 
   drop(id) {
     this.programs.delete(id);
-    this.waiting.delete(id);
+  }
+
+  apply(event, did) {
+    const { programId, requestId, performedBy, timestamp } = event;
+    const state = this.programs.get(programId);
+    if (!state) return;
+    change(state, event);
+    if (requestId) this.touched.set(requestId, { who: { id: performedBy?.userId ?? "?", name: performedBy?.name ?? "Somebody" }, did, at: Date.parse(timestamp) });
   }
 
   title(programId, requestId) {
@@ -51,7 +39,10 @@ function change(state, { event, requestId, data }) {
   const remove = (list, item) => list.filter((x) => x.id !== item.id);
   switch (event) {
     case "request:updated": request.title = data.title; break;
-    case "request:status_changed": request.status = data.status; break;
+    case "request:status_changed":
+      request.status = data.status;
+      state.requests = [request, ...state.requests.filter((r) => r !== request)]; // on top of its new column
+      break;
     case "request:assigned": request.assignee = data.assignee; break;
     case "comment:added": put(request.comments, data.comment); break;
     case "comment:deleted": request.comments = remove(request.comments, data.comment); break;

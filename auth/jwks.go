@@ -1,0 +1,265 @@
+package auth
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/MicahParks/keyfunc/v3"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	fetchTimeout = 10 * time.Second
+	maxRedirects = 3
+	maxSet       = 1 << 20 // bytes of a JWKS
+)
+
+// keySet holds the keys of one JWKS. A stranger's token can name any kid: it makes the issuer be asked at most once in `least`, and
+// waits for `wait` at most.
+type keySet struct {
+	address string
+	host    string // what may be shown of the address
+	client  *http.Client
+	log     *slog.Logger
+	keys    keyfunc.Keyfunc
+	asked   chan struct{} // holds a token when somebody waits for a fetch
+
+	every, least, wait time.Duration
+
+	mu       sync.Mutex
+	fetching bool
+	began    time.Time     // of the newest fetch; zero: there was none
+	fetched  chan struct{} // closed when the next one has ended
+	err      error         // of the newest one that has ended
+	has      bool          // there are keys
+}
+
+func newKeySet(address string, log *slog.Logger) (*keySet, error) {
+	u, err := parseJWKSURL(address)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := keyfunc.New(keyfunc.Options{
+		Storage: usableKeys{jwkset.NewMemoryStorage()}, UseWhitelist: []jwkset.USE{jwkset.UseSig, ""},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("hold the keys of %q: %w", u.Host, err)
+	}
+	return &keySet{
+		address: address, host: u.Host, client: newFetcher(), log: cmp.Or(log, slog.Default()), keys: keys,
+		asked: make(chan struct{}, 1), fetched: make(chan struct{}),
+		every: 5 * time.Minute, least: 5 * time.Second, wait: time.Second,
+	}, nil
+}
+
+// parseJWKSURL takes https, or http on this machine. The error doesn't quote the address: its query may hold a secret.
+func parseJWKSURL(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return nil, errors.New("it is no address of a JWKS: want https://host/path, without a password")
+	}
+	ip := net.ParseIP(u.Hostname())
+	local := u.Hostname() == "localhost" || ip != nil && ip.IsLoopback()
+	if u.Scheme != "https" && !(u.Scheme == "http" && local) {
+		return nil, errors.New("the keys must come by https; http is for localhost only")
+	}
+	return u, nil
+}
+
+// newFetcher returns a client that keeps no connection open, goes where parseJWKSURL would let it go, and reads maxSet bytes.
+func newFetcher() *http.Client {
+	return &http.Client{
+		Transport: boundedTransport{&http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}},
+		CheckRedirect: func(r *http.Request, via []*http.Request) error {
+			if len(via) > maxRedirects {
+				return errors.New("too many redirects")
+			}
+			_, err := parseJWKSURL(r.URL.String())
+			return err
+		},
+	}
+}
+
+// boundedTransport cuts answers off at maxSet bytes.
+type boundedTransport struct{ http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t boundedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.RoundTripper.RoundTrip(r)
+	if err == nil {
+		response.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(response.Body, maxSet), response.Body}
+	}
+	return response, err
+}
+
+// usableKeys takes over a fetched set: without the keys that nothing may be verified with (secrets among them), and only if some are left.
+type usableKeys struct{ jwkset.Storage }
+
+// KeyReplaceAll implements jwkset.Storage.
+func (k usableKeys) KeyReplaceAll(ctx context.Context, fetched []jwkset.JWK) error {
+	var usable []jwkset.JWK
+	for _, j := range fetched {
+		key := j.Key()
+		if private, ok := key.(interface{ Public() crypto.PublicKey }); ok {
+			key = private.Public()
+		}
+		if _, err := algorithmOf(key); err == nil && j.Marshal().USE != jwkset.UseEnc {
+			usable = append(usable, j)
+		}
+	}
+	if len(usable) == 0 {
+		return errors.New("the set holds no key to verify with: want RSA of at least 2048 bits, ECDSA on P-256 or Ed25519")
+	}
+	return k.Storage.KeyReplaceAll(ctx, usable)
+}
+
+// run fetches until ctx ends.
+func (s *keySet) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-s.asked:
+			if !s.due() {
+				continue // it came during a fetch
+			}
+		}
+		next := s.every - s.every/10 + rand.N(s.every/5)
+		if s.fetch(ctx) != nil {
+			next = s.least
+		}
+		timer.Reset(next)
+	}
+}
+
+// due reports whether the last fetch began long enough ago.
+func (s *keySet) due() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return time.Since(s.began) >= s.least
+}
+
+// fetch asks the issuer; the keys stay as they are if that fails.
+func (s *keySet) fetch(ctx context.Context) error {
+	s.mu.Lock()
+	s.fetching, s.began = true, time.Now()
+	s.mu.Unlock()
+	// Without an interval this fetches once, into Storage, and leaves nothing behind.
+	_, err := jwkset.NewStorageFromHTTP(s.address, jwkset.HTTPClientStorageOptions{
+		Client: s.client, Ctx: ctx, HTTPTimeout: fetchTimeout, Storage: s.keys.Storage(),
+	})
+	var inURL *url.Error
+	if errors.As(err, &inURL) { // it quotes the address
+		err = inURL.Err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil && s.err == nil:
+		s.log.Warn("auth: the keys can't be fetched", "issuer", s.host, "kept", s.has, "error", err)
+	case err == nil && (s.err != nil || !s.has):
+		s.log.Info("auth: the keys were fetched", "issuer", s.host)
+	}
+	s.fetching, s.err, s.has = false, err, s.has || err == nil
+	close(s.fetched)
+	s.fetched = make(chan struct{})
+	return err
+}
+
+// ready returns what is wrong, and whether there are keys.
+func (s *keySet) ready() (reason string, has bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil && s.has:
+		return fmt.Sprintf("auth: the keys of %s couldn't be refreshed: %v", s.host, s.err), true
+	case s.err != nil:
+		return fmt.Sprintf("auth: the keys of %s can't be fetched: %v", s.host, s.err), false
+	case !s.has:
+		return fmt.Sprintf("auth: the keys of %s have not been fetched yet", s.host), false
+	}
+	return "", true
+}
+
+// key returns the key that a token names, if it is good for the token's algorithm.
+func (s *keySet) key(ctx context.Context, t *jwt.Token) (any, error) {
+	key, err := s.lookup(ctx, t)
+	if errors.Is(err, jwkset.ErrKeyNotFound) {
+		if err := s.refresh(ctx); err != nil {
+			return nil, err
+		}
+		key, err = s.lookup(ctx, t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if algorithm, err := algorithmOf(key); err != nil || algorithm != t.Method.Alg() {
+		return nil, errors.New("the key is for another algorithm")
+	}
+	return key, nil
+}
+
+// lookup finds the key named by kid; a token without one is good enough where there is only one key.
+func (s *keySet) lookup(ctx context.Context, t *jwt.Token) (any, error) {
+	if _, named := t.Header[jwkset.HeaderKID]; named {
+		return s.keys.KeyfuncCtx(ctx)(t)
+	}
+	all, err := s.keys.VerificationKeySet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(all.Keys) != 1 {
+		return nil, jwkset.ErrKeyNotFound
+	}
+	return all.Keys[0], nil
+}
+
+// refresh waits for a fetch, if one may be made now. The error is ErrUnavailable where the issuer wasn't heard: nobody can tell then whether
+// a key exists.
+func (s *keySet) refresh(ctx context.Context) error {
+	s.mu.Lock()
+	fetched, wait := s.fetched, s.fetching || time.Since(s.began) >= s.least
+	s.mu.Unlock()
+	if wait {
+		select {
+		case s.asked <- struct{}{}:
+		default:
+		}
+		timer := time.NewTimer(s.wait)
+		defer timer.Stop()
+		select {
+		case <-fetched:
+		case <-timer.C:
+			return ErrUnavailable
+		case <-ctx.Done():
+			return ErrUnavailable
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || !s.has {
+		return ErrUnavailable
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+// The relay: one connection, and the programs that are followed over it.
+
+import type { Catalog } from "./catalog.js";
+import { connection } from "./connection.js";
+import type { Frame, Gap } from "./frames.js";
+import { listeners, type Unsubscribe } from "./listeners.js";
+import { environment, type Options } from "./options.js";
+import { positions } from "./positions.js";
+import { type Program, type ProgramOptions, program } from "./program.js";
+import { type Status, wantsLogin } from "./status.js";
+
+/** A connection that heals itself, for one user. */
+export interface Relay<C = Catalog> {
+  readonly status: Status;
+  /** The programs that the user is a member of, as far as known: a new array at each change, empty before the first connection. */
+  readonly programs: readonly string[];
+  /** Calls `handler` now, at each change of the status, and when programs are gained or lost. */
+  onStatus(handler: (status: Status) => unknown): Unsubscribe;
+  /** The program with this id: the same object at each call. */
+  program(id: string, options?: ProgramOptions): Program<C>;
+  /** Try now: instead of waiting, or after the server has closed for good and the user has logged in again. */
+  reconnect(): void;
+  /** Ends it for good: no timer, listener or socket is left. */
+  close(): void;
+}
+
+/** connect connects to `/ws` of an outbox-relay server (`wss://…`, or `https://…`; relative in a browser) and stays connected until `close()`. */
+export function connect<C extends object = Catalog>(url: string | URL, options: Options): Relay<C> {
+  const address = `${new URL(url, globalThis.location?.href)}`.replace(/^http/, "ws");
+  const Socket = options.WebSocket ?? globalThis.WebSocket;
+  if (!Socket) throw new TypeError("no WebSocket here: set options.WebSocket");
+  const env = environment(options);
+  const cursor = positions(options.storage?.load());
+  const filter = options.programs && new Set(options.programs);
+  const programs = new Map<string, ReturnType<typeof program>>();
+  const statuses = listeners<unknown>(env);
+  const none: readonly string[] = [];
+  let member = none; // until the server has said
+  let status: Status = { state: "connecting" };
+  let asked: string[] | undefined; // the filter that the server has been told on this connection
+  let closed = false;
+
+  const members = (next: readonly string[]) => {
+    member = next;
+    statuses.emit(0);
+  };
+  const setStatus = (next: Status) => {
+    status = next;
+    if (next.state !== "live") asked = undefined;
+    for (const p of programs.values()) p.relay(status); // a handler may have closed it meanwhile
+    statuses.emit(0);
+  };
+
+  const frame = (f: Frame) => {
+    const p = programs.get((f as Gap).programId); // those that name none have none
+    switch (f.type) {
+      case "event":
+        if (cursor.take(f)) p?.event(f);
+        break;
+      case "gap":
+        cursor.at.set(f.programId, `${BigInt(f.before) - 1n}`);
+        p?.gap(f);
+        break;
+      case "joined":
+        cursor.at.set(f.programId, f.position);
+        members([...member, f.programId]);
+        p?.member(true, true);
+        break;
+      case "left":
+        cursor.at.delete(f.programId);
+        p?.member(false, true);
+        members(member.filter((id) => id !== f.programId));
+        break;
+      case "ready":
+        for (const [id, p] of programs) p.member(f.programs.includes(id), cursor.knows(id));
+        members(f.programs);
+        break;
+      case "live":
+      case "position":
+        if (f.position) cursor.checkpoint(f.position, asked);
+    }
+  };
+
+  statuses.add(() => status.state === "closed" && wantsLogin(status.code) && options.onLogin?.(status));
+  const line = connection(address, Socket, options, env, {
+    ask: () => ({ since: cursor.all(), programs: (asked = filter && [...filter]) }),
+    frame,
+    flush: () => env.call(() => options.storage?.save(cursor.all()), 0),
+    status: setStatus,
+  });
+
+  const wake = () => {
+    if (!globalThis.document?.hidden) line.wake();
+  };
+  const outside = (change: "addEventListener" | "removeEventListener") => {
+    globalThis[change]?.("online", wake); // Node has neither
+    globalThis.document?.[change]("visibilitychange", wake);
+  };
+  outside("addEventListener");
+  line.start();
+
+  return {
+    get status() {
+      return status;
+    },
+    get programs() {
+      return member;
+    },
+    onStatus: (handler) => statuses.add(() => handler(status), 1),
+    program(id, { state } = {}) {
+      let p = programs.get(id);
+      if (!p) {
+        if (!id) throw new TypeError("program: the id is missing");
+        p = program(id, env, cursor.saw);
+        programs.set(id, p);
+        p.relay(status);
+        if (filter && !filter.has(id)) {
+          filter.add(id);
+          queueMicrotask(() => asked && line.start()); // the first one's start clears it
+        } else if (member !== none) p.member(member.includes(id), true);
+      }
+      p.load(state);
+      return p.handle;
+    },
+    reconnect() {
+      if (!closed) line.start();
+    },
+    close() {
+      if (closed) return;
+      closed = true;
+      outside("removeEventListener");
+      line.end(1000, "closed");
+    },
+  };
+}

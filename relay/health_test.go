@@ -1,0 +1,51 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/relay"
+)
+
+// watch runs a reader until the test ends.
+func (s *stack) watch(wake func(string)) *relay.History {
+	s.t.Helper()
+	h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, Logger: testenv.Logger(s.t)})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- h.Watch(ctx, func(topic string, _ relay.News) { wake(topic) }) }()
+	s.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			s.t.Errorf("Watch: %v", err)
+		}
+	})
+	return h
+}
+
+// A log that was evicted looks like one that never was. With a head beside it a client was told that it had everything of all programs, resumed
+// with that, and missed what came back with the repair.
+func TestAnEvictingRedisGivesNoCheckpoint(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.relay(nil)
+	s.eventuallyLog("p1", s.emit("p1", nil))
+	head := func(h *relay.History, zero bool) {
+		t.Helper()
+		testenv.Eventually(t, 10*time.Second, func() error {
+			page, err := h.After(t.Context(), "p1", time.Now().UnixMicro(), 10)
+			if err != nil || (page.Head == 0) != zero {
+				return fmt.Errorf("head %d (%w)", page.Head, err)
+			}
+			return nil
+		})
+	}
+	head(s.watch(func(string) {}), false)
+	if err := s.redis.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err(); err != nil {
+		t.Fatal(err)
+	}
+	head(s.watch(func(string) {}), true)
+}

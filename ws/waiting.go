@@ -1,0 +1,95 @@
+package ws
+
+import (
+	"container/list"
+	"net/netip"
+)
+
+// crowd is the share of the places for sockets without a token above which an address is the first to make room: 1/crowd.
+const crowd = 10
+
+// waiting holds the sockets without a token, oldest first: all of them, and those of each address. Each step takes constant time. It is
+// guarded by the hub's mu.
+type waiting struct {
+	most   int       // places
+	all    list.List // of *waiter
+	from   map[netip.Prefix]*list.List
+	crowds map[*list.List]bool // those in from that take more than their share: fewer than crowd
+}
+
+func newWaiting(most int) waiting {
+	return waiting{most: most, from: map[netip.Prefix]*list.List{}, crowds: map[*list.List]bool{}}
+}
+
+// waiter is one socket in waiting.
+type waiter struct {
+	socket   *socket
+	from     netip.Prefix
+	all, own *list.Element
+}
+
+// add takes a socket in. If there are more than most then, it returns the one that has to go, and forgets it: the oldest of the greatest crowd,
+// or of all if there is none. Who floods pushes out nobody else.
+func (w *waiting) add(s *socket) (gone *socket) {
+	n := &waiter{socket: s, from: network(s.addr)}
+	own := w.from[n.from]
+	if own == nil {
+		own = list.New()
+		w.from[n.from] = own
+	}
+	n.all, n.own = w.all.PushBack(n), own.PushBack(n)
+	s.waiter = n
+	if w.crowded(own) {
+		w.crowds[own] = true
+	}
+	if w.all.Len() <= w.most {
+		return nil
+	}
+	oldest, size := w.all.Front(), 0
+	for c := range w.crowds {
+		if c.Len() > size {
+			oldest, size = c.Front(), c.Len()
+		}
+	}
+	gone = oldest.Value.(*waiter).socket
+	w.remove(gone)
+	return gone
+}
+
+func (w *waiting) crowded(own *list.List) bool { return own.Len() > max(w.most/crowd, 1) }
+
+// remove forgets a socket, if it is there.
+func (w *waiting) remove(s *socket) {
+	n := s.waiter
+	if n == nil {
+		return
+	}
+	s.waiter = nil
+	w.all.Remove(n.all)
+	own := w.from[n.from]
+	own.Remove(n.own)
+	if !w.crowded(own) {
+		delete(w.crowds, own)
+	}
+	if own.Len() == 0 {
+		delete(w.from, n.from)
+	}
+}
+
+// network is the address of a client, of IPv6 the /64 that one client has at its disposal. What can't be read is one network.
+func network(addr string) netip.Prefix {
+	a, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	ip := a.Addr().Unmap()
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
