@@ -185,6 +185,7 @@ func dumpedAndRestored(t *trial) {
 	node := t.node()
 	t.audience(node)
 	t.mix.Tolerate = true
+	t.gaps = true // who went on in the new history before he learned of it can't be told from who had been sent what is no more
 	t.load(func() {
 		node.Kill()
 		t.pass(time.Second) // nobody relays these
