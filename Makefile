@@ -7,7 +7,7 @@ TOOLS = bin/tools
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build client test test-long test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
+.PHONY: help dev build client test test-long faults soak test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
 .PHONY: check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
@@ -28,6 +28,12 @@ test: check-fmt ## all tests in small sizes, with what they need, in under 5 min
 test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
 	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 4m -run InASilentSystem ./internal/scenario
 	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip InASilentSystem ./...
+
+faults: build ## every fault on whole systems, one line each, in about a quarter of an hour (FAULTS_SEED=n repeats a run)
+	SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 40m -run 'TestFaults$(if $(FAULT),/$(FAULT))'
+
+soak: build ## the same with other seeds, again and again, for SOAK (1h)
+	SOAK=$(or $(SOAK),1h) SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 0 -run 'TestFaults$(if $(FAULT),/$(FAULT))'
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test

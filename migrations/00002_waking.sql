@@ -50,19 +50,20 @@ CREATE TRIGGER wake
 -- Rows that logical replication applies must wake the relay too.
 ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER wake;
 
--- An event is never changed. The one exception is the relay's own: after a restore into another cluster it gives the rows that
--- were not relayed yet its own xid.
+-- An event is never changed, with two exceptions for the relay's role: after a restore into another cluster it gives the rows that
+-- were not relayed yet its own xid, and for legal reasons it may blank an event's data (`outbox-relay erase`).
 -- +goose StatementBegin
 CREATE FUNCTION relay.refuse_update() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF pg_catalog.pg_has_role(current_user, 'relay_relay', 'USAGE')
-       AND NEW.xid = pg_catalog.pg_current_xact_id()
-       AND (NEW.id, NEW.program_id, NEW.event, NEW.request_id, NEW.data::text, NEW.performed_by_id, NEW.performed_by_name,
+       AND (NEW.xid = pg_catalog.pg_current_xact_id() AND NEW.data::text = OLD.data::text
+            OR NEW.xid = OLD.xid AND NEW.data::text = '{}' AND NOT OLD.control)
+       AND (NEW.id, NEW.program_id, NEW.event, NEW.request_id, NEW.performed_by_id, NEW.performed_by_name,
             NEW.created_at, NEW.traceparent, NEW.control)
            IS NOT DISTINCT FROM
-           (OLD.id, OLD.program_id, OLD.event, OLD.request_id, OLD.data::text, OLD.performed_by_id, OLD.performed_by_name,
+           (OLD.id, OLD.program_id, OLD.event, OLD.request_id, OLD.performed_by_id, OLD.performed_by_name,
             OLD.created_at, OLD.traceparent, OLD.control) THEN
         RETURN NEW;
     END IF;

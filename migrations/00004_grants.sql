@@ -12,7 +12,7 @@ GRANT INSERT (program_id, event, request_id, data, performed_by_id, performed_by
     ON relay.outbox TO relay_emitter;
 GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) TO relay_emitter;
 
-GRANT SELECT, DELETE, UPDATE (xid) ON relay.outbox TO relay_relay;
+GRANT SELECT, DELETE, UPDATE (xid, data) ON relay.outbox TO relay_relay;
 GRANT SELECT, INSERT, DELETE ON relay.ticks TO relay_relay;
 GRANT SELECT ON relay.users, relay.program_members, relay.effective_members TO relay_relay;
 
@@ -48,7 +48,7 @@ $$;
 -- +goose Down
 REVOKE SELECT ON relay.users, relay.program_members, relay.effective_members FROM relay_relay;
 REVOKE SELECT, INSERT, DELETE ON relay.ticks FROM relay_relay;
-REVOKE SELECT, DELETE, UPDATE (xid) ON relay.outbox FROM relay_relay;
+REVOKE SELECT, DELETE, UPDATE (xid, data) ON relay.outbox FROM relay_relay;
 REVOKE EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) FROM relay_emitter;
 REVOKE INSERT (program_id, event, request_id, data, performed_by_id, performed_by_name, traceparent), SELECT (id)
     ON relay.outbox FROM relay_emitter;

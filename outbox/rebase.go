@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,7 +23,8 @@ const rebaseGap = 10_000_000
 
 // Rebase starts a new history after a failover or a restore, with a tick that has no events: its position is above the last tick, what
 // Redis had seen, and the clock. After a restore into another cluster the transaction ids of the rows mean nothing any more: rows that had been
-// relayed are removed and the others get this transaction's own, as if they were written now.
+// relayed are removed and the others get this transaction's own, as if they were written now. The last tick's rows count as relayed only
+// if Redis has seen that tick (seen is Redis' head, 0 if it has none): it may have been committed and not published.
 //
 // tx must be at REPEATABLE READ or above and must not have written yet.
 func Rebase(ctx context.Context, tx pgx.Tx, last Tick, cluster Cluster, seen int64) (Tick, error) {
@@ -33,7 +35,11 @@ func Rebase(ctx context.Context, tx pgx.Tx, last Tick, cluster Cluster, seen int
 			return Tick{}, fmt.Errorf("read the snapshot: %w", err)
 		}
 		t.Replayable = false
-		if err := adopt(ctx, tx, last); err != nil {
+		relayed := last.Snapshot
+		if seen < last.Position && last.Replayable {
+			relayed = last.AfterSnapshot
+		}
+		if err := adopt(ctx, tx, relayed, last.At); err != nil {
 			return Tick{}, err
 		}
 	}
@@ -49,8 +55,8 @@ func Rebase(ctx context.Context, tx pgx.Tx, last Tick, cluster Cluster, seen int
 }
 
 // adopt makes the rows of a restored outbox this cluster's own, and forgets the ticks of the old one.
-func adopt(ctx context.Context, tx pgx.Tx, last Tick) error {
-	_, err := tx.Exec(ctx, "DELETE FROM relay.outbox WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND created_at <= $2", last.Snapshot, last.At)
+func adopt(ctx context.Context, tx pgx.Tx, relayed string, at time.Time) error {
+	_, err := tx.Exec(ctx, "DELETE FROM relay.outbox WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) AND created_at <= $2", relayed, at)
 	if err != nil {
 		return fmt.Errorf("remove the rows relayed before the restore: %w", err)
 	}

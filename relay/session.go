@@ -222,7 +222,13 @@ func (s *session) openLog(ctx context.Context) error {
 	if s.log.head != "" {
 		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
 	}
-	return s.withRedis(ctx, s.log.clear)
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		if err := s.log.clear(ctx); err != nil {
+			return err
+		}
+		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
+		return s.log.redis.Publish(ctx, channelPrefix+nodesTopic, s.last.Position).Err()
+	})
 }
 
 // now is the database's clock as a position, carried on by the monotonic clock.

@@ -23,6 +23,7 @@ type topics struct {
 
 const (
 	channelPrefix = "socket:events:"
+	nodesTopic    = "nodes"         // every node listens to it: an event was erased, or a new history has begun
 	pubsubPing    = 2 * time.Second // a subscription that is silent this long is pinged …
 	pubsubSilence = 2               // … and after so many silent pings dialled anew
 )
@@ -66,7 +67,7 @@ func (t *topics) open(ctx context.Context, s *subscription) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	channels := make([]string, 0, len(t.names)+1)
-	channels = append(channels, channelPrefix+"nodes") // keeps a connection open while no room does
+	channels = append(channels, channelPrefix+nodesTopic) // which also keeps a connection open while no room does
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
 		channels = append(channels, channelPrefix+name)
 	}
@@ -87,7 +88,7 @@ func (t *topics) use(s *subscription) {
 func (t *topics) wanted(name string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.names[name] || name == "nodes"
+	return t.names[name] || name == nodesTopic
 }
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection

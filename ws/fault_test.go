@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -360,4 +361,34 @@ func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
 	c := <-connected
 	s.emit("p2", 1, 1)
 	c.until("p2:1")
+}
+
+// What a room has buffered of an erased event isn't sent any more.
+func TestAnErasedEventIsForgottenByRooms(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n := s.node(nil)
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	s.emit("p1", 7, 2)
+	got := c.expect("p1:7", "p1:8")
+	id, err := strconv.ParseInt(got[0].ID, 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := relay.Erase(testenv.Context(t, 20*time.Second), s.pool, s.redis, id); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error { // the node's subscription brings the news
+		again := n.connect("u1", fmt.Sprintf(`"since":{"p1":"%d"}`, got[0].position()-1))
+		defer again.close()
+		frames := again.until("live")
+		if f := frames[1]; f.Position != got[0].Position || f.Data.N != 0 {
+			return fmt.Errorf("got %v at %s", f, f.Position)
+		}
+		return nil
+	})
 }

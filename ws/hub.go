@@ -186,6 +186,13 @@ func (h *Hub) wakeTopic(topic string, news News) {
 		for _, s := range h.users[name] {
 			s.poke(func() { s.pending.recheck = true })
 		}
+	case nodesTopic:
+		for _, r := range h.rooms {
+			r.forget()
+		}
+		for s := range h.sockets {
+			s.poke(func() { s.pending.recheck = true })
+		}
 	}
 }
 

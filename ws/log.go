@@ -28,6 +28,11 @@ type Log interface {
 	Unsubscribe(ctx context.Context, topics ...string) error
 }
 
+// NodesTopic is the topic on which nodes learn that they must forget what they have buffered and read all memberships again, because an
+// event was erased or a new history has begun. Watch reports it without being asked, and at every confirmation: a node that was away for a
+// moment may have missed it.
+const NodesTopic = nodesTopic
+
 // ProgramTopic is the topic on which a program's room is woken.
 func ProgramTopic(program string) string { return "program:" + program }
 

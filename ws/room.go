@@ -40,6 +40,7 @@ type room struct {
 	last    int64     // the newest entry that Redis must still hold; 0: none
 	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
 	head    int64     // the log's head at the last read
+	forgot  int       // how often the buffer was forgotten
 	stale   bool      // there is something to read that no news brought
 	asked   uint64    // number of the newest demand for a read
 	read    uint64    // demands up to here have been met …
@@ -151,7 +152,7 @@ func (r *room) catchUp(ctx context.Context) error {
 	r.mu.Unlock()
 	for limit := roomPage; ; {
 		r.mu.Lock()
-		start, last := r.newest, r.last
+		start, last, forgot := r.newest, r.last, r.forgot
 		r.mu.Unlock()
 		page, err := r.hub.after(ctx, r.program, start, limit)
 		if errors.Is(err, ErrExpired) {
@@ -166,7 +167,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			return err
 		}
 		end := len(page.Entries) < limit
-		if !r.take(start, last, page, end, demand) {
+		if !r.take(start, last, forgot, page, end, demand) {
 			continue
 		}
 		r.wakeSockets()
@@ -177,11 +178,11 @@ func (r *room) catchUp(ctx context.Context) error {
 }
 
 // take appends a page that was read from start, when the newest entry was last. It reports false if a socket has meanwhile moved the room
-// to an older place: then the page would leave a hole. News may have moved it forward: they bring the same entries.
-func (r *room) take(start, last int64, page Page, end bool, demand uint64) bool {
+// to an older place (then the page would leave a hole) or if the buffer was forgotten (then it may hold what was erased). News may have moved it forward: they bring the same entries.
+func (r *room) take(start, last int64, forgot int, page Page, end bool, demand uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.newest < start {
+	if r.newest < start || r.forgot != forgot {
 		return false
 	}
 	r.absorb(page, last, end)
@@ -209,6 +210,14 @@ func (r *room) absorb(page Page, last int64, end bool) {
 	default:
 		r.vouched = max(page.Head, r.last)
 	}
+}
+
+// forget drops the buffer: the log is read again for whoever is behind.
+func (r *room) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.entries, r.bytes, r.floor, r.bundles = nil, 0, r.newest, [2]bundle{}
+	r.forgot++
 }
 
 // trim keeps the newest entries when there are too many.

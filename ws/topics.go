@@ -10,6 +10,7 @@ import (
 const (
 	programTopic  = "program"
 	userTopic     = "user"
+	nodesTopic    = "nodes" // no name: an event was erased, or a new history has begun
 	topicsPerCall = 500
 )
 

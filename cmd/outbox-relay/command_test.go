@@ -96,3 +96,23 @@ func TestEmit(t *testing.T) {
 		t.Errorf("%d rows after bad input (%v)", rows, err)
 	}
 }
+
+func TestErase(t *testing.T) {
+	t.Parallel()
+	_, url := testenv.DB(t)
+	vars := map[string]string{"DATABASE_URL": url, "REDIS_URL": testenv.Redis(t)}
+	if code, _, stderr := call(t, vars, "erase"); code != 2 || !strings.HasPrefix(stderr, "outbox-relay: --event: ") {
+		t.Errorf("without an event: exit code %d, wrote %q", code, stderr)
+	}
+	if code, _, stderr := call(t, vars, "erase", "--event", "42"); code != 1 || !strings.Contains(stderr, "event 42: no such event") {
+		t.Errorf("an event that isn't there: exit code %d, wrote %q", code, stderr)
+	}
+	code, id, _ := call(t, vars, "emit", "--program", "p1", "--event", "a:b", "--data", `{"secret":1}`)
+	if code != 0 {
+		t.Fatal("emit failed")
+	}
+	code, _, stderr := call(t, vars, "erase", "--event", strings.TrimSpace(id), "--wait", "500ms") // no relay runs
+	if code != 1 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, "blank in Postgres, but not yet published") {
+		t.Errorf("an event that waits: exit code %d, wrote %q", code, stderr)
+	}
+}

@@ -241,7 +241,7 @@ func (p *Postgres) choosePort() (err error) {
 	return err
 }
 
-// launch starts the process once and waits until postmaster.pid says "ready", as pg_ctl does.
+// launch starts the process once and waits until postmaster.pid says "ready" or "standby", as pg_ctl does.
 func (p *Postgres) launch(ctx context.Context) error {
 	logPath := p.DataDir + ".log"
 	c, err := p.spawn(logPath)
@@ -251,7 +251,7 @@ func (p *Postgres) launch(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if m, err := readPostmaster(p.DataDir); err == nil && m.pid == c.pid() && m.status == "ready" {
+		if m, err := readPostmaster(p.DataDir); err == nil && m.pid == c.pid() && (m.status == "ready" || m.status == "standby") {
 			p.child = c
 			return nil
 		}

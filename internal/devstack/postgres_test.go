@@ -3,6 +3,7 @@
 package devstack_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,4 +131,27 @@ func TestLadderErrorsAreOneLine(t *testing.T) {
 			t.Errorf("%s: error %q, want one line", name, err)
 		}
 	}
+}
+
+func TestStandbyFollowsAndIsPromoted(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t, time.Minute)
+	primary := start(t, devstack.PostgresConfig{})
+	if _, err := os.Stat(filepath.Join(primary.BinDir, "pg_basebackup")); err != nil {
+		t.Skip("this PostgreSQL has no pg_basebackup")
+	}
+	execSQL(t, primary.URL(), "CREATE TABLE followed ()")
+	standby, err := primary.Standby(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = standby.Close(context.WithoutCancel(ctx)) })
+	const recovery = "SELECT pg_is_in_recovery()::text || (to_regclass('followed') IS NOT NULL)::text"
+	if got := query(t, standby.URL(), recovery); got != "truetrue" {
+		t.Errorf("the standby: in recovery and followed %s, want truetrue", got)
+	}
+	if err := standby.Promote(ctx); err != nil {
+		t.Fatal(err)
+	}
+	execSQL(t, standby.URL(), "CREATE TABLE written ()")
 }

@@ -17,24 +17,36 @@ import (
 
 // Client is a browser as the protocol describes one: it keeps the last position of each program and resumes with it.
 type Client struct {
-	User string
+	User     string
+	Programs []string                 // what its user is a member of; nil: every program. Set before Run
+	Sign     func(user string) string // makes access tokens; nil: Token. Set before Run
+	Since    int64                    // where it begins in all programs; 0: live. Set before Run
+	Patience time.Duration            // silence after which it connects anew, as the SDK's watchdog does; 0: for ever. Set before Run
 
 	mu        sync.Mutex
 	urls      []string
 	cursor    map[string]int64
 	all       int64 // the newest checkpoint: stands for programs without a cursor of their own
 	received  []event
+	keys      map[string]bool // of received
+	again     []event         // frames at or below the cursor
 	gaps      []gap
-	repeats   int  // frames at or below the cursor
 	lives     int  // `live` frames
 	live      bool // the present connection has said `live`
 	closed    websocket.StatusCode
+	closures  []Closure
 	ends      []time.Time // of connections, and of attempts
 	begins    []time.Time // of connections: when `live` came
 	lefts     []place
 	unordered []string
 	drop      context.CancelFunc // cuts the present connection
 	changed   chan struct{}      // closed and replaced at every change
+}
+
+// Closure is the end of a connection by the server.
+type Closure struct {
+	Code websocket.StatusCode
+	At   time.Time
 }
 
 type event struct {
@@ -71,10 +83,17 @@ type frame struct {
 
 // NewClient returns a client that connects to any of the nodes.
 func NewClient(user string, nodes ...*Node) *Client {
-	c := &Client{User: user, cursor: map[string]int64{}, changed: make(chan struct{})}
+	c := &Client{User: user, cursor: map[string]int64{}, keys: map[string]bool{}, changed: make(chan struct{})}
 	for _, n := range nodes {
 		c.urls = append(c.urls, n.URL())
 	}
+	return c
+}
+
+// NewClientAt returns a client that connects to any of the addresses, such as ws://host:port/ws.
+func NewClientAt(user string, urls ...string) *Client {
+	c := NewClient(user)
+	c.urls = urls
 	return c
 }
 
@@ -119,12 +138,16 @@ func (c *Client) connect(ctx context.Context) error {
 	for program, position := range c.cursor {
 		since[program] = strconv.FormatInt(position, 10)
 	}
-	if c.all > 0 {
+	if c.all = max(c.all, c.Since); c.all > 0 {
 		since["*"] = strconv.FormatInt(c.all, 10)
 	}
 	c.drop, c.closed = cancel, 0
 	c.mu.Unlock()
-	auth, err := json.Marshal(map[string]any{"type": "auth", "token": Token(c.User), "since": since})
+	sign := Token
+	if c.Sign != nil {
+		sign = c.Sign
+	}
+	auth, err := json.Marshal(map[string]any{"type": "auth", "token": sign(c.User), "since": since})
 	if err != nil {
 		return err
 	}
@@ -132,15 +155,29 @@ func (c *Client) connect(ctx context.Context) error {
 		return err
 	}
 	for {
-		_, message, err := conn.Read(ctx)
+		message, err := c.read(ctx, conn)
 		if err != nil {
-			c.note(func() { c.closed = websocket.CloseStatus(err) })
+			c.note(func() {
+				if c.closed = websocket.CloseStatus(err); c.closed >= 0 {
+					c.closures = append(c.closures, Closure{c.closed, time.Now()})
+				}
+			})
 			return err
 		}
 		if err := c.handle(message); err != nil {
 			return err
 		}
 	}
+}
+
+func (c *Client) read(ctx context.Context, conn *websocket.Conn) (message []byte, err error) {
+	if c.Patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.Patience)
+		defer cancel()
+	}
+	_, message, err = conn.Read(ctx)
+	return message, err
 }
 
 func (c *Client) note(change func()) {
@@ -193,11 +230,12 @@ func (c *Client) handle(message []byte) error {
 
 func (c *Client) event(e event) {
 	if cursor, ok := c.cursor[e.program]; ok && e.position <= cursor {
-		c.repeats++
+		c.again = append(c.again, e)
 		return
 	}
 	c.cursor[e.program] = e.position
 	c.received = append(c.received, e)
+	c.keys[e.key] = true
 }
 
 // Drop cuts the present connection, without a word to the server.
@@ -255,10 +293,44 @@ func (c *Client) Count() int { return len(c.received) }
 func (c *Client) Connected() bool { return c.live }
 
 // Has tells, inside of Until, whether the client has the event with this key.
-func (c *Client) Has(key string) bool {
-	return slices.ContainsFunc(c.received, func(e event) bool { return e.key == key })
+func (c *Client) Has(key string) bool { return c.keys[key] }
+
+// Member tells whether the client's user is a member of the program.
+func (c *Client) Member(program string) bool {
+	return c.Programs == nil || slices.Contains(c.Programs, program)
+}
+
+// Closures returns the connections that the server has closed with a close frame, in their order.
+func (c *Client) Closures() []Closure {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.closures)
+}
+
+// Told returns, inside of Until, of how many gaps the client was told for that reason.
+func (c *Client) Told(reason string) (n int) {
+	for _, g := range c.gaps {
+		if g.reason == reason {
+			n++
+		}
+	}
+	return n
 }
 
 // Resumable tells, inside of Until, whether the client has been given a checkpoint: without one, a program of which it hasn't seen an event
 // yet would start anew after a reconnect.
 func (c *Client) Resumable() bool { return c.all > 0 }
+
+// SharedIDs returns how many ids the client has seen on more than one event: a failover that lost data hands them out again.
+func (c *Client) SharedIDs() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stamps := map[string]string{}
+	for _, e := range c.received {
+		if stamp, ok := stamps[e.id]; ok && stamp != e.timestamp {
+			n++
+		}
+		stamps[e.id] = e.timestamp
+	}
+	return n
+}

@@ -1,5 +1,7 @@
 // Package scenario runs whole systems under load and faults, and judges what clients received against what writers committed.
 //
+// `make faults` runs every fault, `go run ./internal/scenario/chaos` the same judge against a stack of your own.
+//
 // A [World] is a Postgres, a Redis and any number of [Node]s: the real binary as real processes, to be killed, paused and restarted. A [Journal] writes
 // transactions and remembers what it did and when. A [Client] follows the protocol from outside: it connects with a token, resumes with its
 // positions, and records every event it is given. [Check] is independent of the product's code: it compares journal, table and

@@ -2,25 +2,32 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
 
 // Journal is what the writers did. Every event carries a key, unique in the journal, in its data.
 type Journal struct {
-	world    *World
+	pool     *pgxpool.Pool
+	prefix   string // of the programs' names; a number follows
 	programs int
 
 	mu           sync.Mutex
 	transactions []*transaction
 	errors       []error
-	slowest      time.Duration // of a COMMIT
+	outages      int             // connection errors that Mix tolerates
+	commits      []time.Duration // what each COMMIT took
+	remembered   map[string]string
 	sequence     atomic.Int64
 }
 
@@ -43,7 +50,12 @@ const (
 )
 
 // NewJournal returns an empty journal of writers to programs p0 … p<programs-1>.
-func (w *World) NewJournal(programs int) *Journal { return &Journal{world: w, programs: programs} }
+func (w *World) NewJournal(programs int) *Journal { return NewJournal(w.Pool, "p", programs) }
+
+// NewJournal is the same for programs of any name: prefix0 …
+func NewJournal(pool *pgxpool.Pool, prefix string, programs int) *Journal {
+	return &Journal{pool: pool, prefix: prefix, programs: programs}
+}
 
 // Committed returns how many events were committed so far.
 func (j *Journal) Committed() (n int) {
@@ -74,7 +86,8 @@ type Mix struct {
 	Pause    time.Duration // longest between two transactions of a writer
 	Sleep    time.Duration // longest of the transactions that stay open for a while
 	Async    bool          // commits that a crash of Postgres may take back
-	Tolerate bool          // the writers' own errors are expected (Postgres is being killed)
+	Tolerate bool          // the writers may lose their connections (Postgres is being killed); other errors are errors all the same
+	Prepare  bool          // two-phase commits
 	Seed     uint64
 }
 
@@ -86,10 +99,8 @@ func (j *Journal) Write(ctx context.Context, m Mix) {
 		group.Go(func() error {
 			rng := rand.New(rand.NewPCG(m.Seed, uint64(w)))
 			for ctx.Err() == nil {
-				if err := j.one(ctx, rng, m); err != nil && !m.Tolerate && ctx.Err() == nil {
-					j.mu.Lock()
-					j.errors = append(j.errors, err)
-					j.mu.Unlock()
+				if err := j.one(ctx, rng, m); err != nil {
+					j.failed(err, m)
 				}
 				if m.Pause > 0 && !wait(ctx, time.Duration(rng.Int64N(int64(m.Pause)))) {
 					return nil
@@ -101,10 +112,29 @@ func (j *Journal) Write(ctx context.Context, m Mix) {
 	_ = group.Wait()
 }
 
+func (j *Journal) failed(err error, m Mix) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if m.Tolerate && disconnected(err) {
+		j.outages++
+		return
+	}
+	j.errors = append(j.errors, err)
+}
+
+// disconnected tells whether an error is that of a server that isn't there or goes away, not of a statement.
+func disconnected(err error) bool {
+	var answer *pgconn.PgError
+	if !errors.As(err, &answer) {
+		return true
+	}
+	return strings.HasPrefix(answer.Code, "57P0") || strings.HasPrefix(answer.Code, "08") || answer.Code == "53300"
+}
+
 // one runs one transaction to its end, even if ctx ends meanwhile.
 func (j *Journal) one(ctx context.Context, rng *rand.Rand, m Mix) error {
 	ctx = context.WithoutCancel(ctx)
-	return j.transact(ctx, m.Async, func(e *emitter) (commit bool, err error) {
+	return j.transact(ctx, m, func(e *emitter) (commit bool, err error) {
 		for range 1 + rng.IntN(3) {
 			if err := e.emit(j.program(rng)); err != nil {
 				return false, err
@@ -127,11 +157,13 @@ func (j *Journal) one(ctx context.Context, rng *rand.Rand, m Mix) error {
 	})
 }
 
-func (j *Journal) program(rng *rand.Rand) string { return fmt.Sprintf("p%d", rng.IntN(j.programs)) }
+func (j *Journal) program(rng *rand.Rand) string {
+	return fmt.Sprintf("%s%d", j.prefix, rng.IntN(j.programs))
+}
 
 // Emit commits one event in a transaction that stays open for a while after the INSERT, and returns its key when COMMIT has returned.
 func (j *Journal) Emit(ctx context.Context, program string, open time.Duration) (key string, err error) {
-	err = j.transact(ctx, false, func(e *emitter) (bool, error) {
+	err = j.transact(ctx, Mix{}, func(e *emitter) (bool, error) {
 		if err := e.emit(program); err != nil {
 			return false, err
 		}
@@ -143,7 +175,7 @@ func (j *Journal) Emit(ctx context.Context, program string, open time.Duration) 
 
 // Burst commits n events of one program in one transaction.
 func (j *Journal) Burst(ctx context.Context, program string, n int) error {
-	return j.transact(ctx, false, func(e *emitter) (bool, error) {
+	return j.transact(ctx, Mix{}, func(e *emitter) (bool, error) {
 		for range n {
 			if err := e.emit(program); err != nil {
 				return false, err
@@ -154,9 +186,9 @@ func (j *Journal) Burst(ctx context.Context, program string, n int) error {
 }
 
 // transact runs work in a transaction of its own and writes down how it went.
-func (j *Journal) transact(ctx context.Context, async bool, work func(*emitter) (commit bool, err error)) error {
+func (j *Journal) transact(ctx context.Context, m Mix, work func(*emitter) (commit bool, err error)) error {
 	record := &transaction{began: time.Now(), outcome: rolledBack}
-	conn, err := j.world.Pool.Acquire(ctx)
+	conn, err := j.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -166,7 +198,7 @@ func (j *Journal) transact(ctx context.Context, async bool, work func(*emitter) 
 		return err
 	}
 	e := &emitter{ctx: ctx, tx: tx, journal: j, record: record}
-	if async {
+	if m.Async {
 		err = e.exec("SET LOCAL synchronous_commit = off")
 	}
 	var commit bool
@@ -179,7 +211,11 @@ func (j *Journal) transact(ctx context.Context, async bool, work func(*emitter) 
 		return err
 	}
 	record.issued = time.Now()
-	err = tx.Commit(ctx)
+	if m.Prepare {
+		err = e.commitPrepared()
+	} else {
+		err = tx.Commit(ctx)
+	}
 	record.returned, record.outcome = time.Now(), committed
 	if err != nil {
 		record.outcome = unknown
@@ -192,7 +228,24 @@ func (j *Journal) add(record *transaction, took time.Duration) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.transactions = append(j.transactions, record)
-	j.slowest = max(j.slowest, took)
+	if record.outcome == committed {
+		j.commits = append(j.commits, took)
+	}
+}
+
+// Keys returns the keys of the events committed so far, each with its program.
+func (j *Journal) Keys() map[string]string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	keys := map[string]string{}
+	for _, tx := range j.transactions {
+		if tx.outcome == committed {
+			for n, key := range tx.keys {
+				keys[key] = tx.programs[n]
+			}
+		}
+	}
+	return keys
 }
 
 // emitter writes the events of one transaction.
@@ -223,6 +276,18 @@ func (e *emitter) undone(program string) error {
 	}
 	e.record.keys, e.record.programs = e.record.keys[:len(e.record.keys)-1], e.record.programs[:len(e.record.programs)-1]
 	return e.exec("ROLLBACK TO SAVEPOINT s")
+}
+
+// commitPrepared commits in two phases. Its time counts both.
+func (e *emitter) commitPrepared() error {
+	name := "scenario-" + e.record.keys[0]
+	if err := e.exec("PREPARE TRANSACTION '" + name + "'"); err != nil {
+		return err
+	}
+	if err := e.exec("COMMIT PREPARED '" + name + "'"); err != nil {
+		return err
+	}
+	return e.tx.Commit(e.ctx) // there is none any more: this only gives the connection back
 }
 
 func (e *emitter) exec(query string, args ...any) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -37,7 +38,7 @@ type World struct {
 // New returns a world on the given services. Programs p0 … and users u0 …, each a member of all programs, are created.
 func New(t testing.TB, databaseURL, redisURL string, programs, users int) *World {
 	t.Helper()
-	w := &World{t: t, DatabaseURL: databaseURL, RedisURL: redisURL, Pool: testenv.Pool(t, databaseURL)}
+	w := Adopt(t, databaseURL, redisURL)
 	_, err := w.Pool.Exec(t.Context(), `
 		WITH u AS (INSERT INTO relay.users (id, first_name) SELECT 'u' || n, 'User ' || n FROM generate_series(0, $2::int - 1) n RETURNING id)
 		INSERT INTO relay.program_members (user_id, program_id) SELECT u.id, 'p' || n FROM u, generate_series(0, $1::int - 1) n`, programs, users)
@@ -45,6 +46,12 @@ func New(t testing.TB, databaseURL, redisURL string, programs, users int) *World
 		t.Fatalf("create users and programs: %v", err)
 	}
 	return w
+}
+
+// Adopt is New without creating anything.
+func Adopt(t testing.TB, databaseURL, redisURL string) *World {
+	t.Helper()
+	return &World{t: t, DatabaseURL: databaseURL, RedisURL: redisURL, Pool: testenv.Pool(t, databaseURL)}
 }
 
 // Default is a world on the shared cluster and a Redis of its own.
@@ -110,14 +117,18 @@ func (w *World) Node(env ...string) *Node {
 	return n
 }
 
+// freeAddress returns an address below the range of outgoing connections: a node that is down finds it free when it comes back.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 50 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(17000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 // Start starts the node (again), on the addresses that it had.
@@ -158,6 +169,25 @@ func (n *Node) Start() {
 // Kill ends the node with SIGKILL.
 func (n *Node) Kill() { n.signal(syscall.SIGKILL) }
 
+// Signal sends a signal and waits for nothing.
+func (n *Node) Signal(s syscall.Signal) { _ = n.cmd.Process.Signal(s) }
+
+// Exited waits until the process has ended and returns its exit code, -1 if a signal ended it; false if it still runs after d.
+func (n *Node) Exited(d time.Duration) (code int, ended bool) {
+	select {
+	case <-n.exited:
+		return n.code, true
+	case <-time.After(d):
+		return 0, false
+	}
+}
+
+// Leading tells whether the node's relay leads; false if the node doesn't answer.
+func (n *Node) Leading() bool {
+	leads, err := n.Metric("outbox_relay_leader")
+	return err == nil && leads == 1
+}
+
 // Stop ends the node with SIGTERM and returns its exit code.
 func (n *Node) Stop() int {
 	n.signal(syscall.SIGTERM)
@@ -186,6 +216,9 @@ func (n *Node) Log() string { return n.stderr.String() }
 
 // Pid returns the process id.
 func (n *Node) Pid() int { return n.cmd.Process.Pid }
+
+// Address is the host:port where clients connect.
+func (n *Node) Address() string { return n.address }
 
 // URL is where clients connect.
 func (n *Node) URL() string { return "ws://" + n.address + "/ws" }

@@ -23,11 +23,21 @@ type TCPProxy struct {
 	conns   map[net.Conn]struct{}
 	down    bool
 	latency time.Duration
-	segment int           // bytes per write; 0: as read
-	open    chan struct{} // closed while data flows; replaced by Blackhole
+	segment int              // bytes per write; 0: as read
+	rate    int              // bytes per second and direction; 0: as fast as it goes
+	open    [2]chan struct{} // by direction, closed while data flows; replaced by Blackhole
 
 	postgres, deaf bool // see Deafen
 }
+
+// Direction is a way through a proxy.
+type Direction int
+
+// The two directions: what clients send, and what the target sends.
+const (
+	ToTarget Direction = iota
+	ToClient
+)
 
 // Proxy starts a proxy to target (host:port) on a free port of 127.0.0.1. It ends with the test.
 func Proxy(t testing.TB, target string) *TCPProxy {
@@ -36,8 +46,11 @@ func Proxy(t testing.TB, target string) *TCPProxy {
 	if err != nil {
 		t.Fatalf("listen for the proxy: %v", err)
 	}
-	p := &TCPProxy{target: target, listener: l, done: make(chan struct{}), conns: map[net.Conn]struct{}{}, open: make(chan struct{})}
-	close(p.open)
+	p := &TCPProxy{target: target, listener: l, done: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	for d := range p.open {
+		p.open[d] = make(chan struct{})
+		close(p.open[d])
+	}
 	var g errgroup.Group
 	g.Go(func() error {
 		p.accept(&g)
@@ -94,14 +107,20 @@ func (p *TCPProxy) Down() {
 	p.Cut()
 }
 
-// Blackhole lets nothing through in either direction, on old and new connections, and closes none. What is sent meanwhile arrives after Resume.
-func (p *TCPProxy) Blackhole() {
+// Blackhole lets nothing through in the given directions (none: both), on old and new connections, and closes none. What is sent meanwhile
+// arrives after Resume.
+func (p *TCPProxy) Blackhole(directions ...Direction) {
+	if len(directions) == 0 {
+		directions = []Direction{ToTarget, ToClient}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.open:
-		p.open = make(chan struct{})
-	default: // is one already
+	for _, d := range directions {
+		select {
+		case <-p.open[d]:
+			p.open[d] = make(chan struct{})
+		default: // is one already
+		}
 	}
 }
 
@@ -119,15 +138,24 @@ func (p *TCPProxy) Segments(n int) {
 	p.segment = n
 }
 
+// Throttle lets at most n bytes a second through on each connection, in each direction: a slow reader. 0 ends that.
+func (p *TCPProxy) Throttle(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = n
+}
+
 // Resume ends Down and Blackhole.
 func (p *TCPProxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.down = false
-	select {
-	case <-p.open:
-	default:
-		close(p.open)
+	for _, open := range p.open {
+		select {
+		case <-open:
+		default:
+			close(open)
+		}
 	}
 }
 
@@ -153,7 +181,7 @@ func (p *TCPProxy) accept(g *errgroup.Group) {
 
 func (p *TCPProxy) serve(client net.Conn) {
 	defer client.Close()
-	if p.wait() != nil {
+	if p.wait(ToTarget) != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -171,8 +199,8 @@ func (p *TCPProxy) serve(client net.Conn) {
 	}
 	defer p.remove(client, server)
 	var g errgroup.Group
-	g.Go(func() error { return p.copy(server, client, nil) })
-	g.Go(func() error { return p.copy(client, server, p.filter()) })
+	g.Go(func() error { return p.copy(server, client, ToTarget, nil) })
+	g.Go(func() error { return p.copy(client, server, ToClient, p.filter()) })
 	_ = g.Wait()
 }
 
@@ -203,7 +231,7 @@ func (p *TCPProxy) remove(conns ...net.Conn) {
 }
 
 // copy forwards until the end of src, through the filter if there is one, then closes dst for writing; an error ends both.
-func (p *TCPProxy) copy(dst, src net.Conn, filter func([]byte) []byte) error {
+func (p *TCPProxy) copy(dst, src net.Conn, d Direction, filter func([]byte) []byte) error {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := src.Read(buf)
@@ -212,7 +240,7 @@ func (p *TCPProxy) copy(dst, src net.Conn, filter func([]byte) []byte) error {
 			if filter != nil {
 				data = filter(data)
 			}
-			if werr := p.forward(dst, data); werr != nil {
+			if werr := p.forward(dst, data, d); werr != nil {
 				_, _ = src.Close(), dst.Close()
 				return werr
 			}
@@ -226,27 +254,27 @@ func (p *TCPProxy) copy(dst, src net.Conn, filter func([]byte) []byte) error {
 	}
 }
 
-func (p *TCPProxy) forward(dst net.Conn, data []byte) error {
-	if err := p.wait(); err != nil {
+func (p *TCPProxy) forward(dst net.Conn, data []byte, d Direction) error {
+	if err := p.wait(d); err != nil {
 		return err
 	}
 	p.mu.Lock()
-	latency, segment := p.latency, p.segment
+	latency, segment, rate := p.latency, p.segment, p.rate
 	p.mu.Unlock()
-	if latency > 0 {
-		timer := time.NewTimer(latency)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-p.done:
-			return errProxyEnded
-		}
+	if !p.pause(latency) {
+		return errProxyEnded
+	}
+	if rate > 0 {
+		segment = max(1, rate/20)
 	}
 	if segment <= 0 {
 		segment = len(data)
 	}
 	for len(data) > 0 {
 		n := min(segment, len(data))
+		if rate > 0 && !p.pause(time.Second*time.Duration(n)/time.Duration(rate)) {
+			return errProxyEnded
+		}
 		if _, err := dst.Write(data[:n]); err != nil {
 			return err
 		}
@@ -255,12 +283,27 @@ func (p *TCPProxy) forward(dst net.Conn, data []byte) error {
 	return nil
 }
 
+// pause waits and reports whether the proxy is still there.
+func (p *TCPProxy) pause(d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-p.done:
+		return false
+	}
+}
+
 var errProxyEnded = errors.New("the proxy has ended")
 
-// wait blocks while the proxy is a black hole.
-func (p *TCPProxy) wait() error {
+// wait blocks while the proxy is a black hole in that direction.
+func (p *TCPProxy) wait(d Direction) error {
 	p.mu.Lock()
-	open := p.open
+	open := p.open[d]
 	p.mu.Unlock()
 	select {
 	case <-open:

@@ -181,6 +181,23 @@ func TestProxyFaults(t *testing.T) {
 	p.Resume()
 	receive(t, conn, "held")
 
+	p.Blackhole(testenv.ToClient)
+	send(t, conn, "answered")
+	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || err == nil {
+		t.Errorf("read an answer that is held: %d bytes, error %v", n, err)
+	}
+	p.Resume()
+	receive(t, conn, "answered")
+
+	p.Throttle(1000)
+	began = time.Now()
+	exchange(t, conn, string(make([]byte, 100))) // there and back
+	if d := time.Since(began); d < 100*time.Millisecond {
+		t.Errorf("100 bytes at 1,000 a second came back after %v", d)
+	}
+	p.Throttle(0)
+
 	p.Cut()
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
