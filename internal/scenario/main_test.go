@@ -15,8 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	defer scenario.RemoveBinary()
-	testenv.Main(m)
+	testenv.Main(m, scenario.RemoveBinary)
 }
 
 // size is small in `make test` and full in `make test-long`.

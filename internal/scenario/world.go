@@ -84,6 +84,8 @@ type Node struct {
 	code   int
 }
 
+var folder string // of what build has built
+
 // build compiles the binary with the race detector; SCENARIO_BINARY names another one to judge.
 var build = sync.OnceValues(func() (string, error) {
 	if binary := os.Getenv("SCENARIO_BINARY"); binary != "" {
@@ -93,6 +95,7 @@ var build = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	folder = dir
 	binary := filepath.Join(dir, "outbox-relay")
 	out, err := exec.Command("go", "build", "-race", "-o", binary, "github.com/outboxrelay/outboxrelay/cmd/outbox-relay").CombinedOutput()
 	if err != nil {
@@ -103,8 +106,8 @@ var build = sync.OnceValues(func() (string, error) {
 
 // RemoveBinary deletes what the scenarios built; for TestMain.
 func RemoveBinary() {
-	if binary, err := build(); err == nil && os.Getenv("SCENARIO_BINARY") == "" {
-		_ = os.RemoveAll(filepath.Dir(binary))
+	if folder != "" {
+		_ = os.RemoveAll(folder)
 	}
 }
 

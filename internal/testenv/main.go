@@ -23,9 +23,13 @@ var shared struct {
 	err     error              // the first start failed: no further tries
 }
 
-// Main runs the tests, stops what they started and fails if a goroutine is left over. It doesn't return.
-func Main(m *testing.M) {
+// Main runs the tests, calls after, stops what they started and fails if a goroutine is left over. It doesn't return, so that nothing that the
+// caller has deferred is ever done.
+func Main(m *testing.M, after ...func()) {
 	code := m.Run()
+	for _, f := range after {
+		f()
+	}
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, "testenv:", err)
 		code = max(code, 1)

@@ -11,8 +11,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	defer scenario.RemoveBinary()
-	testenv.Main(m)
+	testenv.Main(m, scenario.RemoveBinary)
 }
 
 // The judge finds nothing where nothing is wrong, cleans up, and finds it where events don't arrive.
