@@ -1,33 +1,23 @@
--- name: Membership :one
--- One statement, hence one snapshot: the user as of now, the programs as of the newest tick. What that tick doesn't contain yet is
--- undone: the first such change of a program tells what came before it.
+-- name: Memberships :many
+-- One statement, hence one snapshot for all who are asked for: the users as of now, the programs as of the newest tick. What that tick doesn't
+-- contain yet is undone: the first such change of a program tells what came before it.
 WITH tick AS (
     SELECT n.position, n.snapshot FROM relay.ticks n ORDER BY n.position DESC LIMIT 1
 ), base AS (
     SELECT coalesce((SELECT position FROM tick), 0)::bigint AS position,
            coalesce((SELECT snapshot FROM tick), '1:1:'::pg_snapshot) AS snapshot
-), person AS (
-    SELECT u.id, u.is_active, u.role, btrim(u.first_name || ' ' || u.last_name) AS name
-    FROM relay.users u WHERE u.id = @user_id::text
-), pending AS (
-    SELECT DISTINCT ON (o.program_id) o.program_id, o.data ->> 'change' = 'out' AS was_member
-    FROM relay.outbox o, base b
-    WHERE o.control AND o.performed_by_id = @user_id::text
-      AND o.xid >= pg_snapshot_xmin(b.snapshot) AND NOT pg_visible_in_snapshot(o.xid, b.snapshot)
-    ORDER BY o.program_id, o.id
-), member AS (
-    SELECT m.program_id::text COLLATE "C" AS program_id
-    FROM relay.program_members m, person p
-    WHERE m.user_id = @user_id::text AND m.is_active AND p.is_active
-      AND NOT EXISTS (SELECT FROM pending x WHERE x.program_id = m.program_id)
-    UNION
-    SELECT x.program_id FROM pending x WHERE x.was_member
 )
-SELECT EXISTS (SELECT FROM person)::boolean AS found,
-       coalesce((SELECT p.is_active FROM person p), false)::boolean AS active,
-       coalesce((SELECT p.role FROM person p), '')::text AS role,
-       coalesce((SELECT p.name FROM person p), '')::text AS name,
-       ARRAY(SELECT m.program_id FROM member m ORDER BY m.program_id)::text[] AS programs,
+SELECT (u.id IS NOT NULL)::boolean AS found,
+       coalesce(u.is_active, false)::boolean AS active,
+       coalesce(u.role, '')::text AS role,
+       coalesce(btrim(u.first_name || ' ' || u.last_name), '')::text AS name,
+       ARRAY(SELECT p.program_id FROM (
+           SELECT m.program_id::text COLLATE "C" AS program_id
+           FROM relay.program_members m
+           WHERE m.user_id = asked.user_id AND m.is_active AND u.is_active AND m.program_id::text <> ALL (pending.programs)
+           UNION
+           SELECT unnest(pending.were) COLLATE "C"
+       ) p ORDER BY p.program_id)::text[] AS programs,
        base.position::bigint AS position,
        coalesce((SELECT CASE WHEN t.after <> 0 THEN t.position ELSE 0 END
                  FROM relay.ticks t ORDER BY t.position LIMIT 1), 0)::bigint AS oldest,
@@ -35,23 +25,42 @@ SELECT EXISTS (SELECT FROM person)::boolean AS found,
        ARRAY(SELECT t.rebased_from FROM relay.ticks t WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_after,
        ARRAY(SELECT t.position - t.events + 1 FROM relay.ticks t
              WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_before
-FROM base;
+FROM base CROSS JOIN unnest(@user_ids::text[]) WITH ORDINALITY AS asked(user_id, n)
+LEFT JOIN relay.users u ON u.id = asked.user_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(array_agg(d.program_id), '{}')::text[] AS programs,
+           coalesce(array_agg(d.program_id) FILTER (WHERE d.was_member), '{}')::text[] AS were
+    FROM (
+        SELECT DISTINCT ON (o.program_id) o.program_id::text AS program_id, o.data ->> 'change' = 'out' AS was_member
+        FROM relay.outbox o
+        WHERE o.control AND o.performed_by_id = asked.user_id
+          AND o.xid >= pg_snapshot_xmin(base.snapshot) AND NOT pg_visible_in_snapshot(o.xid, base.snapshot)
+        ORDER BY o.program_id, o.id
+    ) d
+) pending
+ORDER BY asked.n;
 
 -- name: Changes :many
--- A user's membership changes in the batches with after < position <= through, one row per program and batch. The tick of a change
+-- Users' membership changes in the batches with after < position <= through, one row per user, program and batch. The tick of a change
 -- is the first whose snapshot sees it; what the base's snapshot saw before any of its open transactions needn't be looked at.
-SELECT c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
+SELECT asked.n::bigint AS n, c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
        ((array_agg(c.data ->> 'change' ORDER BY c.id))[1] = 'in')::boolean AS first_in,
        ((array_agg(c.data ->> 'change' ORDER BY c.id DESC))[1] = 'in')::boolean AS last_in,
        bool_or(c.data ->> 'change' = 'out')::boolean AS any_out
-FROM relay.outbox c, LATERAL (
+FROM (
+    SELECT generate_subscripts(@user_ids::text[], 1) AS n, unnest(@user_ids::text[]) AS user_id,
+           unnest(@afters::bigint[]) AS after, unnest(@throughs::bigint[]) AS through
+) asked
+CROSS JOIN LATERAL (
+    SELECT coalesce((SELECT pg_snapshot_xmin(b.snapshot) FROM relay.ticks b
+                     WHERE b.position <= asked.after ORDER BY b.position DESC LIMIT 1), '0'::xid8) AS low
+) base
+JOIN relay.outbox c ON c.control AND c.performed_by_id = asked.user_id AND c.xid >= base.low
+CROSS JOIN LATERAL (
     SELECT k.position, k.events FROM relay.ticks k
     WHERE pg_snapshot_xmax(k.snapshot) > c.xid AND pg_visible_in_snapshot(c.xid, k.snapshot)
     ORDER BY pg_snapshot_xmax(k.snapshot), k.position LIMIT 1
 ) t
-WHERE c.control AND c.performed_by_id = @user_id::text
-  AND c.xid >= coalesce((SELECT pg_snapshot_xmin(b.snapshot) FROM relay.ticks b
-                         WHERE b.position <= @after::bigint ORDER BY b.position DESC LIMIT 1), '0'::xid8)
-  AND t.position > @after::bigint AND t.position <= @through::bigint
-GROUP BY c.program_id, t.position, t.events
-ORDER BY t.position, c.program_id;
+WHERE t.position > asked.after AND t.position <= asked.through
+GROUP BY asked.n, c.program_id, t.position, t.events
+ORDER BY asked.n, t.position, c.program_id;

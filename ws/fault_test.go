@@ -349,7 +349,7 @@ func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
 	testenv.Eventually(t, 10*time.Second, func() error { // the answer is on its way
 		var answered int
 		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-			AND query LIKE '%was_member%' AND state = 'idle' AND query_start > $1 AND pid <> pg_backend_pid()`, began).Scan(&answered)
+			AND query LIKE '%name: Memberships%' AND state = 'idle' AND query_start > $1 AND pid <> pg_backend_pid()`, began).Scan(&answered)
 		if err == nil && answered == 0 {
 			err = errors.New("the memberships haven't been read")
 		}

@@ -45,7 +45,6 @@ type Config struct {
 const (
 	maxMessage     = 64 << 10 // bytes in a message of a client
 	messageTimeout = 10 * time.Second
-	storeReads     = 8 // membership reads at a time
 	olderReads     = 4 // reads below the rooms' buffers at a time
 )
 
@@ -73,7 +72,6 @@ type Hub struct {
 	metrics *metrics
 	health  *health
 	topics  *topics
-	store   chan struct{} // held while memberships are read
 	older   chan struct{} // held while a room reads below its buffer
 
 	spawn atomic.Pointer[func(func(context.Context))] // runs a goroutine of Run; nil: not running
@@ -99,7 +97,7 @@ func New(c Config) (*Hub, error) {
 	c = c.withDefaults()
 	h := &Hub{
 		config: c, origins: origins,
-		store: make(chan struct{}, storeReads), older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
+		older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
 		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string][]*socket{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
@@ -276,16 +274,10 @@ func (h *Hub) membership(ctx context.Context, user string) (auth.Membership, err
 	return m, err
 }
 
-// reading runs a read of the database, a bounded number of them at a time.
+// reading runs a read of the database; the store bounds how many there are at a time.
 func (h *Hub) reading(ctx context.Context, read func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	select {
-	case h.store <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-h.store }()
 	h.metrics.membershipReads.Inc()
 	err := read(ctx)
 	if errors.Is(err, context.Canceled) {

@@ -27,7 +27,7 @@ import (
 
 const (
 	connectTimeout = 5 * time.Second
-	poolSize       = 16 // connections, unless the URL has pool_max_conns: memberships take 8 at most, deep reads 4
+	poolSize       = 16 // connections, unless the URL has pool_max_conns: memberships and their changes take 8 at most, deep reads 4
 )
 
 // server is a relay, a hub or both, with their listeners and connections.

@@ -280,7 +280,7 @@ func TestPostgresCrashesWithAsynchronousCommits(t *testing.T) {
 func TestTheLeaderLosesItsSession(t *testing.T) {
 	t.Parallel()
 	w := scenario.Default(t, 3, 2)
-	a, b := w.Node(), w.Node()
+	a, b := w.Node("MAX_CATCHUP_EVENTS=10000"), w.Node("MAX_CATCHUP_EVENTS=10000")
 	clients := []*scenario.Client{scenario.NewClient("u0", a, b), scenario.NewClient("u1", b, a)}
 	crowd(t, clients...)
 	j := w.NewJournal(3)
