@@ -147,7 +147,7 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.deaf || notified && wakes.fast(time.Now(), s.flushTime()) {
+		if s.deaf || notified && (wakes.fast(time.Now(), s.flushTime()) || s.quiet == 0) {
 			return s.wakeUp(ctx)
 		}
 		if dozing {

@@ -60,7 +60,7 @@ type Relay struct {
 	config  Config
 	health  *health
 	metrics *metrics
-	quiet   time.Duration // without events for this long it falls asleep; quietFor, but for tests that want many sleeps
+	quiet   time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
 	poll    time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 
