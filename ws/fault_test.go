@@ -211,7 +211,7 @@ func TestFlushUnderLoad(t *testing.T) {
 	live := n.connect("u1")
 	live.expect("ready", "live")
 	got := make(chan []frame, 1)
-	go func() { got <- n.follow("u2", total) }()
+	go func() { got <- n.follow("u2", 1, total) }()
 	for i := range total {
 		s.emit("p1", 1+i, 1)
 		if i%60 == 30 {

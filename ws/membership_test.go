@@ -276,12 +276,12 @@ func TestDropAndResume(t *testing.T) {
 	s.exec("INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(1, $1) n", clients)
 	s.exec("INSERT INTO relay.program_members SELECT 'u' || n, 'p1' FROM generate_series(1, $1) n", clients)
 	s.relay()
-	s.settled()
+	start := s.settled()
 	nodes := []*node{s.node(resumeConfig), s.node(resumeConfig)}
 	var wg sync.WaitGroup
 	got := make([][]frame, clients)
 	for i := range clients {
-		wg.Go(func() { got[i] = nodes[i%2].follow(fmt.Sprintf("u%d", i+1), total) })
+		wg.Go(func() { got[i] = nodes[i%2].follow(fmt.Sprintf("u%d", i+1), start, total) })
 	}
 	s.emit("p1", 1, total)
 	wg.Wait()
@@ -296,10 +296,10 @@ func TestDropAndResume(t *testing.T) {
 
 func resumeConfig(c *ws.Config) { c.MaxCatchup, c.MaxPerUser = 100_000, -1 }
 
-// follow receives events until the one with the number last, dropping the connection at random and resuming from the last position.
-func (n *node) follow(user string, last int) []frame {
+// follow receives the events behind start until the one with the number last, dropping the connection at random and resuming from the last position.
+func (n *node) follow(user string, start int64, last int) []frame {
 	var got []frame
-	since := `"since":"1"`
+	since := fmt.Sprintf(`"since":"%d"`, start)
 	for {
 		c := n.connect(user, since)
 		for left := 1 + rand.IntN(60); left > 0; {
