@@ -359,6 +359,7 @@ func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
 	s.settled()
 	proxy.Latency(0)
 	c := <-connected
+	c.expect("ready") // what was committed before is not what a live start sends
 	s.emit("p2", 1, 1)
 	c.until("p2:1")
 }

@@ -97,6 +97,7 @@ func (s *site) live(client redis.UniversalClient, root string) {
 	relayVars := map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": "", "ADMIN_ADDR": freeAddr(t), "REDIS_URL": asUser(t, root, "relay")}
 	half := s.serve(relayVars)
 	s.emit("p1", "a:first")
+	s.settled()
 	node := s.serve(map[string]string{"ROLE": "ws", "REDIS_URL": asUser(t, root, "ws")})
 	c := s.connect("u1", `,"since":"1"`)
 	c.expect("ready [p1]", "event p1 a:first", "live")

@@ -137,6 +137,7 @@ func TestTheApplicationsOwnTables(t *testing.T) {
 		INSERT INTO app.seats VALUES ('%[1]s', 1), ('%[2]s', 1); INSERT INTO app.teams VALUES (7)`, ann, bob))
 	server := s.serve(nil)
 	s.emit("1", "a:first")
+	s.settled()
 	a := s.connect(ann, `,"since":"1"`)
 	a.expect("ready [1]", "event 1 a:first", "live")
 	b := s.connect(bob, "")

@@ -72,6 +72,20 @@ func (s *site) emit(program, event string) {
 	}
 }
 
+// settled waits until everything committed so far has been relayed: memberships are as of the newest tick.
+func (s *site) settled() {
+	s.t.Helper()
+	testenv.Eventually(s.t, 20*time.Second, func() error {
+		var all bool
+		err := s.pool.QueryRow(s.t.Context(), `WITH t AS (SELECT * FROM relay.ticks ORDER BY position DESC LIMIT 1)
+			SELECT NOT EXISTS (SELECT FROM relay.outbox o WHERE NOT EXISTS (SELECT FROM t WHERE pg_visible_in_snapshot(o.xid, t.snapshot)))`).Scan(&all)
+		if err == nil && !all {
+			err = errors.New("events are not relayed yet")
+		}
+		return err
+	})
+}
+
 func get(url string) (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
