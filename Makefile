@@ -3,6 +3,8 @@
 GO ?= go
 RUN = scripts/with-cc $(GO) run ./internal/testenv/run --
 TOOLS = bin/tools
+# What test-long tests in full size.
+LONG = ./...
 # Every Go file that a person wrote.
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
@@ -27,7 +29,7 @@ test: check-fmt ## all tests in small sizes, with what they need, in under 5 min
 
 test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
 	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 4m -run InASilentSystem ./internal/scenario
-	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip InASilentSystem ./...
+	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip InASilentSystem $(LONG)
 
 faults: build ## every fault on whole systems, one line each, in about a quarter of an hour (FAULTS_SEED=n repeats a run)
 	SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 40m -run 'TestFaults$(if $(FAULT),/$(FAULT))'
