@@ -19,7 +19,7 @@ const (
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
 	firstFlush   = 500 * time.Microsecond // assumed until reads have been measured
-	leastFlush   = 50 * time.Microsecond
+	leastFlush   = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
 
 // follow reads the outbox for as long as the session lasts. It is awake while events come fast: it reads by itself, and nobody notifies.
