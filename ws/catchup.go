@@ -45,7 +45,7 @@ func (s *socket) resume(ctx context.Context, st *seat, c int64) error {
 	}
 	cut, err := s.countBack(ctx, st, max(from, s.member.Oldest))
 	if errors.Is(err, ErrExpired) { // deleted since the memberships were read
-		m, rerr := s.hub.membership(ctx, s.user)
+		m, rerr := s.membership(ctx, s.user)
 		if rerr != nil {
 			return rerr
 		}
@@ -96,14 +96,14 @@ func (s *socket) countBack(ctx context.Context, st *seat, from int64) (int64, er
 		if before = min(before, floor+1); before-1 <= from {
 			return from, nil
 		}
-		if err := s.flush(); err != nil { // what follows may take a while
-			return 0, err
-		}
-		page, covered, err := st.room.deepBefore(ctx, before, from, t.max+batchCount)
+		room, limit := st.room, t.max+batchCount
+		page, err := await(ctx, s, func(ctx context.Context) (*Page, error) {
+			return room.deepBefore(ctx, s.done, before, from, limit)
+		})
 		switch {
 		case err != nil:
 			return 0, err
-		case covered:
+		case page == nil:
 			continue
 		case len(page.Entries) == 0:
 			return from, nil

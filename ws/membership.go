@@ -33,16 +33,16 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 	if !s.hub.admit(s, a.identity.UserID) {
 		return endConnectionLimit
 	}
+	s.until, s.nextPing = a.identity.Until, now.Add(jitter(s.hub.config.PingInterval))
 	// Only from here on is it told of changes: what a look at the header has read before may be out of date for good.
-	m, err := s.hub.membership(ctx, a.identity.UserID)
+	m, err := s.membership(ctx, a.identity.UserID)
 	if err != nil {
 		return err
 	}
 	if !m.Found || !m.Active {
 		return endUserInactive
 	}
-	s.user, s.until, s.ask, s.member = a.identity.UserID, a.identity.Until, a.ask, m
-	s.nextPing = now.Add(jitter(s.hub.config.PingInterval))
+	s.user, s.ask, s.member = a.identity.UserID, a.ask, m
 	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
 	return s.enter(ctx, a.identity)
 }
@@ -84,7 +84,7 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 	var changes []auth.Change
 	if lowest < j {
 		var err error
-		if changes, err = s.hub.changes(ctx, s.user, lowest, j); err != nil {
+		if changes, err = s.changes(ctx, lowest, j); err != nil {
 			return err
 		}
 	}
@@ -100,6 +100,17 @@ func (s *socket) sit(program string, position int64) *seat {
 	st.demand = st.room.demand()
 	s.seats = append(s.seats, st)
 	return st
+}
+
+// membership reads a user's memberships.
+func (s *socket) membership(ctx context.Context, user string) (auth.Membership, error) {
+	return await(ctx, s, func(ctx context.Context) (auth.Membership, error) { return s.hub.membership(ctx, user) })
+}
+
+// changes reads the changes of the user's memberships.
+func (s *socket) changes(ctx context.Context, after, through int64) ([]auth.Change, error) {
+	user := s.user
+	return await(ctx, s, func(ctx context.Context) ([]auth.Change, error) { return s.hub.changes(ctx, user, after, through) })
 }
 
 // changes reads a user's membership changes.
@@ -138,13 +149,12 @@ func (s *socket) renew(ctx context.Context, f clientFrame) error {
 // recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
 // missed however late this is; programs lost are left where the log says so.
 func (s *socket) recheck(ctx context.Context) error {
-	if err := s.flush(); err != nil { // what follows may take a while
-		return err
-	}
-	m, err := s.hub.membership(ctx, s.user)
+	m, err := s.membership(ctx, s.user)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case isEnding(err):
+		return err
 	case err != nil, m.Position < s.member.Position: // a replica may lag behind the one asked before
 		s.recheckSoon()
 		return nil
@@ -153,7 +163,10 @@ func (s *socket) recheck(ctx context.Context) error {
 	}
 	before := s.member.Position
 	gained, err := s.gained(ctx, m)
-	if err != nil {
+	switch {
+	case isEnding(err):
+		return err
+	case err != nil:
 		s.recheckSoon()
 		return ctx.Err()
 	}
@@ -211,7 +224,7 @@ func (s *socket) gained(ctx context.Context, m auth.Membership) ([]string, error
 	}
 	programs := slices.Clone(m.Programs)
 	if m.Position > s.member.Position {
-		changes, err := s.hub.changes(ctx, s.user, s.member.Position, m.Position)
+		changes, err := s.changes(ctx, s.member.Position, m.Position)
 		if err != nil {
 			return nil, err
 		}

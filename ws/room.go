@@ -309,8 +309,10 @@ func (r *room) between(after, through int64) ([]Entry, int64) {
 //
 // Where the log has nothing behind the cursor, and can't vouch for a later position, the room goes back to the cursor and watches
 // from there: an entry that turns up later (the log's end had been lost and is repaired) is not missed, and other sockets find the place covered.
-func (r *room) deep(ctx context.Context, cursor int64, limit int) (Page, error) {
-	release, err := r.lockOlder(ctx)
+//
+// Who waits for its turn gives up when gone is closed; so it does in deepBefore.
+func (r *room) deep(ctx context.Context, gone <-chan struct{}, cursor int64, limit int) (Page, error) {
+	release, err := r.lockOlder(ctx, gone)
 	if err != nil {
 		return Page{}, err
 	}
@@ -325,27 +327,27 @@ func (r *room) deep(ctx context.Context, cursor int64, limit int) (Page, error) 
 	return page, err
 }
 
-// deepBefore is deep, backwards. covered: the buffer has meanwhile come down to after, and nothing was read. Where little was missed it does: those
+// deepBefore is deep, backwards. No page: the buffer has meanwhile come down to after, and nothing was read. Where little was missed it does: those
 // who come back after a cut all missed the same.
-func (r *room) deepBefore(ctx context.Context, before, after int64, limit int) (page Page, covered bool, err error) {
-	release, err := r.lockOlder(ctx)
+func (r *room) deepBefore(ctx context.Context, gone <-chan struct{}, before, after int64, limit int) (*Page, error) {
+	release, err := r.lockOlder(ctx, gone)
 	if err != nil {
-		return Page{}, false, err
+		return nil, err
 	}
 	defer release()
 	if r.covers(after) {
-		return Page{}, true, nil
+		return nil, nil
 	}
 	timeout, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	page, err = r.hub.config.Log.Before(timeout, r.program, before, after, limit)
+	page, err := r.hub.config.Log.Before(timeout, r.program, before, after, limit)
 	if err != nil || len(page.Entries) >= batchCount {
-		return page, false, err
+		return &page, err
 	}
 	if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
 		r.lower(after, few, len(few.Entries) < batchCount)
 	}
-	return page, false, nil
+	return &page, nil
 }
 
 // covers reports whether the buffer reaches down to cursor.
@@ -355,14 +357,19 @@ func (r *room) covers(cursor int64) bool {
 	return cursor >= r.floor
 }
 
-func (r *room) lockOlder(ctx context.Context) (release func(), err error) {
+func (r *room) lockOlder(ctx context.Context, gone <-chan struct{}) (release func(), err error) {
 	select {
 	case r.older <- struct{}{}:
+	case <-gone:
+		return nil, context.Canceled
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
 	select {
 	case r.hub.older <- struct{}{}:
+	case <-gone:
+		<-r.older
+		return nil, context.Canceled
 	case <-ctx.Done():
 		<-r.older
 		return nil, ctx.Err()

@@ -102,14 +102,12 @@ func (s *socket) sendAll(st *seat, v view) error {
 // readOlder handles entries that the room no longer has. In a room without anything newer to offer that can take a while: the room's next
 // wake-up is the next try.
 func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error) {
-	if err := s.flush(); err != nil { // what follows may take a while
-		return false, err
-	}
-	page, err := st.room.deep(ctx, st.cursor, batchCount)
+	room, cursor := st.room, st.cursor
+	page, err := await(ctx, s, func(ctx context.Context) (Page, error) { return room.deep(ctx, s.done, cursor, batchCount) })
 	switch {
 	case errors.Is(err, ErrExpired):
 		return s.expired(ctx, st)
-	case err != nil && !s.live:
+	case err != nil && (!s.live || isEnding(err)):
 		return false, err
 	case err != nil:
 		s.hub.metrics.readErrors.Inc()
@@ -252,7 +250,7 @@ func (s *socket) expired(ctx context.Context, st *seat) (more bool, err error) {
 	if oldest <= st.cursor {
 		return false, nil // the one who was asked lags behind the one who says so
 	}
-	changes, err := s.hub.changes(ctx, s.user, oldest, s.member.Position)
+	changes, err := s.changes(ctx, oldest, s.member.Position)
 	if err != nil {
 		return false, err
 	}

@@ -43,7 +43,8 @@ type socket struct {
 	pending pending
 	due     bool // the pump has something to do
 	pumping bool
-	ended   bool // no pump any more
+	wake    chan struct{} // one token: the pump waits for a read and has something to do meanwhile; nil: it doesn't
+	ended   bool          // no pump any more
 	timer   *time.Timer
 
 	// Owned by the pump.
@@ -85,6 +86,9 @@ func (s *socket) poke(change func()) {
 	defer s.mu.Unlock()
 	change()
 	s.due = true
+	if s.wake != nil {
+		token(s.wake)
+	}
 	if s.pumping || s.ended {
 		return
 	}
@@ -289,26 +293,14 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 			return err
 		}
 	}
-	for range p.pongs {
-		if err := s.send(pongMessage); err != nil {
-			return err
-		}
-	}
-	if p.pong != nil {
-		if err := s.write(append(appendHeader(nil, finalPong, len(p.pong)), p.pong...)); err != nil {
-			return err
-		}
-	}
-	for _, f := range p.auth {
-		if err := s.renew(ctx, f); err != nil {
-			return err
-		}
-		p.recheck = true
+	renewed, err := s.answer(ctx, p)
+	if err != nil {
+		return err
 	}
 	if err := s.clock(now); err != nil {
 		return err
 	}
-	if p.recheck || !now.Before(s.nextRecheck) {
+	if p.recheck || renewed || !now.Before(s.nextRecheck) {
 		if err := s.recheck(ctx); err != nil {
 			return err
 		}
@@ -324,23 +316,6 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 	return err
 }
 
-// clock does what time alone demands.
-func (s *socket) clock(now time.Time) error {
-	silence := now.Sub(time.Unix(0, s.heard.Load()))
-	switch {
-	case !now.Before(s.until):
-		return endTokenExpired
-	case silence >= s.hub.config.PingTimeout:
-		return endNoPong
-	case !now.Before(s.nextPing):
-		s.nextPing = now.Add(s.hub.config.PingInterval)
-		s.pingDue = true
-		s.pings.Add(1)
-		return s.write(pingFrame) // the answer is a sign of life like any other
-	}
-	return nil
-}
-
 // sleep sets the timer to the next moment at which there is something to do by itself.
 func (s *socket) sleep(more bool) {
 	if more {
@@ -349,18 +324,11 @@ func (s *socket) sleep(more bool) {
 	}
 	next := s.authBy
 	if s.user != "" {
-		next = time.Unix(0, s.heard.Load()).Add(s.hub.config.PingTimeout)
-		for _, t := range []time.Time{s.until, s.nextPing, s.nextRecheck} {
-			if t.Before(next) {
-				next = t
-			}
+		if next = s.nextClock(); s.nextRecheck.Before(next) {
+			next = s.nextRecheck
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.ended && s.timer != nil {
-		s.timer.Reset(max(time.Until(next), time.Millisecond))
-	}
+	s.arm(next)
 }
 
 // send puts a message into the next write; the client sees messages in the order of the calls.

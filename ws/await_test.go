@@ -1,0 +1,137 @@
+package ws_test
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/auth"
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/relay"
+	"github.com/outboxrelay/outboxrelay/ws"
+)
+
+// frozen is a node whose reads of older entries go through a proxy to Postgres, with a leeway of a second.
+func (s *stack) frozen(change func(*ws.Config)) (*node, *testenv.TCPProxy) {
+	s.t.Helper()
+	at, err := pgx.ParseConfig(s.url)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	proxy := testenv.Proxy(s.t, net.JoinHostPort(at.Host, fmt.Sprint(at.Port)))
+	far := testenv.Pool(s.t, proxy.URL(s.url))
+	verifier, err := auth.NewVerifier(auth.Config{Secret: secret, Leeway: time.Second})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.node(func(c *ws.Config) {
+		c.Log = logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: far, RecentTTL: time.Millisecond})}
+		c.Auth, c.PingInterval, c.PingTimeout = verifier, 100*time.Millisecond, time.Second
+		if change != nil {
+			change(c)
+		}
+	}), proxy
+}
+
+// short authenticates with a token for a moment only; extra as in connect.
+func (n *node) short(user, extra string) *client {
+	n.t.Helper()
+	token, err := auth.Mint(secret, user, 2*time.Second)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	c := n.dial()
+	c.send(fmt.Sprintf(`{"type":"auth","token":%q%s}`, token, extra))
+	return c
+}
+
+// expectExpiry fails unless the connection ends for its token, between exp and leeway and a second later.
+func (c *client) expectExpiry(exp time.Time) {
+	c.t.Helper()
+	c.expectClose("token_expired", 4001)
+	late := 5 * time.Second // on a machine that runs all the tests at once
+	if testenv.Long() {
+		late = time.Second
+	}
+	if at := time.Now(); at.Before(exp.Add(time.Second)) || at.After(exp.Add(time.Second+late)) {
+		c.t.Errorf("closed %v after exp, with a leeway of a second", at.Sub(exp))
+	}
+}
+
+// A socket that waited for older entries, or for its turn to read them, looked at nothing else: with a Postgres that didn't answer its token
+// outlived exp by 10 seconds for each socket before it, its pings weren't answered, and it sent none.
+func TestTheTokenEndsWhileOlderEntriesAreAwaited(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	start := s.settled()
+	s.emit("p1", 1, 3)
+	s.settled()
+	n, proxy := s.frozen(nil)
+	warm := n.connect("u1") // the database's clock is known from here on
+	warm.expect("ready", "live")
+	warm.close()
+	proxy.Blackhole(testenv.ToClient)
+
+	since := fmt.Sprintf(`,"since":"%d"`, start)
+	var ended sync.WaitGroup
+	for range 4 {
+		c := n.short("u1", since)
+		exp := c.expect("ready")[0].TokenExpiresAt
+		ended.Go(func() { c.expectExpiry(exp) }) // answers pings, else it would end with 4002
+	}
+	renewed := n.short("u1", since)
+	renewed.expect("ready")
+	renewed.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	renewed.send(`{"type":"ping"}`)
+	renewed.expect("pong")
+	got := make(chan string, 1)
+	go func() {
+		var list []frame
+		for len(list) == 0 || list[len(list)-1].Type != "live" {
+			f, err := renewed.read()
+			if err != nil {
+				t.Errorf("the one who renewed: %v", err)
+				break
+			}
+			list = append(list, f)
+		}
+		got <- fmt.Sprint(list)
+	}()
+	if err := renewed.conn.Ping(testenv.Context(t, 10*time.Second)); err != nil {
+		t.Errorf("a ping of the protocol isn't answered: %v", err)
+	}
+	ended.Wait()
+	proxy.Resume()
+	if frames := <-got; frames != "[p1:1 p1:2 p1:3 live]" {
+		t.Errorf("the one who renewed got %v", frames)
+	}
+}
+
+// The same while memberships are read again.
+func TestTheTokenEndsWhileMembershipsAreAwaited(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.settled()
+	n, _ := s.frozen(func(c *ws.Config) { c.Recheck = 100 * time.Millisecond })
+	c := n.short("u1", "")
+	exp := c.expect("ready", "live")[0].TokenExpiresAt
+	tx, err := testenv.Conn(t, s.url).Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), "LOCK TABLE relay.users IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	c.expectExpiry(exp)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
