@@ -18,7 +18,7 @@ func TestWakeUpsOnACluster(t *testing.T) {
 			cluster := testenv.Cluster(t, 3, false, args...)
 			pool, url := testenv.DB(t)
 			s := &stack{t: t, pool: pool, url: url, redis: openRedis(t, cluster.URL)}
-			s.relay(nil)
+			leader := s.relay(nil)
 			woken := make(chan string, 1000)
 			h := s.watch(func(topic string) { woken <- topic })
 			expect := func(topic string) {
@@ -45,6 +45,20 @@ func TestWakeUpsOnACluster(t *testing.T) {
 				s.emit(program, nil)
 				expect("program:" + program)
 			}
+			// An erasure and the start of a new history were told by the classic pub/sub alone, which no node listened to.
+			id := s.emit("p0", nil)
+			expect("program:p0")
+			if _, err := relay.Erase(testenv.Context(t, 20*time.Second), pool, s.redis, id); err != nil {
+				t.Fatal(err)
+			}
+			expect("nodes")
+			expect("nodes") // it is told twice
+			leader.stop()
+			if err := s.redis.Set(t.Context(), "socket:events:head", "1:1:5", 0).Err(); err != nil { // another history's
+				t.Fatal(err)
+			}
+			s.relay(nil)
+			expect("nodes")
 			sharded := 0
 			for _, node := range cluster.Nodes {
 				channels, _ := testenv.Do(t, node, "PUBSUB", "SHARDCHANNELS").([]any)

@@ -45,7 +45,7 @@ func Erase(ctx context.Context, pool *pgxpool.Pool, db redis.UniversalClient, id
 		if err := eraseScript.Eval(ctx, db, []string{keyPrefix + row.Program}, row.Position, frame).Err(); err != nil {
 			return 0, fmt.Errorf("event %d is blank in Postgres, and not in Redis: run this again: %w", id, err)
 		}
-		if err := db.Publish(ctx, channelPrefix+nodesTopic, row.Position).Err(); err != nil {
+		if err := tellNodes(ctx, db, row.Position); err != nil {
 			return 0, fmt.Errorf("event %d is blank, and nodes may have it in memory: run this again: %w", id, err)
 		}
 	}

@@ -121,11 +121,23 @@ func parseReply(cmd *redis.Cmd) (reply, error) {
 	return reply{fields[0], fields[1]}, nil
 }
 
-func (l *Log) publishCommand() string {
-	if l.sharded {
+func (l *Log) publishCommand() string { return publishCommand(l.sharded) }
+
+// publishCommand is the one of the two kinds of pub/sub that the nodes subscribe by: what is sent by the other reaches nobody.
+func publishCommand(sharded bool) string {
+	if sharded {
 		return "SPUBLISH"
 	}
 	return "PUBLISH"
+}
+
+// tellNodes makes every node forget what it has buffered and read all memberships again.
+func tellNodes(ctx context.Context, client redis.UniversalClient, position int64) error {
+	found, err := inspect(ctx, client)
+	if err != nil {
+		return err
+	}
+	return client.Do(ctx, publishCommand(found.sharded), channelPrefix+nodesTopic, position).Err()
 }
 
 // load makes the scripts known to the server; on a cluster to each master.

@@ -227,7 +227,7 @@ func (s *session) openLog(ctx context.Context) error {
 			return err
 		}
 		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
-		return s.log.redis.Publish(ctx, channelPrefix+nodesTopic, s.last.Position).Err()
+		return tellNodes(ctx, s.log.redis, s.last.Position)
 	})
 }
 
