@@ -59,25 +59,48 @@ func neverEvicts(ctx context.Context, client redis.UniversalClient) error {
 
 // subscribe waits for the confirmation of a subscription and, where this role publishes, for a message. Nodes take no notice of it.
 func (d *doctor) subscribe(ctx context.Context, client redis.UniversalClient) error {
-	if !d.config.serves() {
-		if err := client.Publish(ctx, redisNodes, "").Err(); err != nil {
-			return fmt.Errorf("PUBLISH %s: %w: allow it to this user (docs/SECURITY.md)", redisNodes, err)
+	kind, subscribe, publish := "", client.Subscribe, client.Publish
+	sharded, err := shardedPubSub(ctx, client)
+	if err != nil {
+		return err
+	}
+	if sharded {
+		kind, subscribe, publish = "S", client.SSubscribe, client.SPublish
+	}
+	send := func() error {
+		if err := publish(ctx, redisNodes, "").Err(); err != nil {
+			return fmt.Errorf("%sPUBLISH %s: %w: allow it to this user (docs/SECURITY.md)", kind, redisNodes, err)
 		}
 		return nil
 	}
-	pubsub := client.Subscribe(ctx, redisNodes)
+	if !d.config.serves() {
+		return send()
+	}
+	pubsub := subscribe(ctx, redisNodes)
 	defer func() { _ = pubsub.Close() }()
 	if _, err := pubsub.ReceiveTimeout(ctx, connectTimeout); err != nil {
-		return fmt.Errorf("SUBSCRIBE %s: %w: allow it to this user (docs/SECURITY.md)", redisNodes, err)
+		return fmt.Errorf("%sSUBSCRIBE %s: %w: allow it to this user (docs/SECURITY.md)", kind, redisNodes, err)
 	}
 	if !d.config.relays() {
 		return nil
 	}
-	if err := client.Publish(ctx, redisNodes, "").Err(); err != nil {
-		return fmt.Errorf("PUBLISH %s: %w: allow it to this user (docs/SECURITY.md)", redisNodes, err)
+	if err := send(); err != nil {
+		return err
 	}
 	if _, err := pubsub.ReceiveTimeout(ctx, connectTimeout); err != nil {
 		return fmt.Errorf("a message on %s never arrived: %w", redisNodes, err)
 	}
 	return nil
+}
+
+// shardedPubSub asks as serve does which kind of pub/sub is used.
+func shardedPubSub(ctx context.Context, client redis.UniversalClient) (bool, error) {
+	if _, cluster := client.(*redis.ClusterClient); !cluster {
+		return false, nil
+	}
+	known, err := client.Do(ctx, "COMMAND", "INFO", "spublish").Slice()
+	if err != nil {
+		return false, fmt.Errorf("COMMAND INFO: %w: allow it to this user (docs/SECURITY.md)", err)
+	}
+	return len(known) == 1 && known[0] != nil, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/outboxrelay/outboxrelay/internal/devstack"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/relay"
 )
@@ -37,14 +37,24 @@ func acl(t *testing.T, client redis.UniversalClient, user, rules string) {
 	}
 }
 
+// asUser puts a user into a URL, which may have several hosts.
 func asUser(t *testing.T, rawURL, user string) string {
 	t.Helper()
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		t.Fatal(err)
+	scheme, rest, ok := strings.Cut(rawURL, "://")
+	if !ok || strings.Contains(rest, "@") {
+		t.Fatalf("%q: want a URL without a user", rawURL)
 	}
-	u.User = url.UserPassword(user, "topsecret")
-	return u.String()
+	return scheme + "://" + user + ":topsecret@" + rest
+}
+
+// documentedMore is the rules that docs/SECURITY.md adds for a kind of Redis.
+func documentedMore(t *testing.T, kind string) string {
+	t.Helper()
+	more := regexp.MustCompile(regexp.QuoteMeta(kind) + " also needs `([^`]*)`").FindStringSubmatch(readFile(t, "../../docs/SECURITY.md"))
+	if more == nil {
+		t.Fatalf("docs/SECURITY.md doesn't say what %s needs", kind)
+	}
+	return " " + strings.ReplaceAll(more[1], `\|`, "|")
 }
 
 // documentedACL is the rules of a role in docs/SECURITY.md.
@@ -71,22 +81,84 @@ func denials(t *testing.T, client redis.UniversalClient) string {
 }
 
 // With the least rights that docs/SECURITY.md names, in Postgres and in Redis, everything works: relay and node apart, live, catch-up, repair
-// of a deleted log, of a foreign one and of a flushed Redis, the start of a new history, and doctor. And nothing more is allowed.
+// of a deleted log, of a foreign one and of a flushed Redis, the start of a new history, erase and doctor. And nothing more is allowed.
 func TestLeastRights(t *testing.T) {
 	t.Parallel()
+	newSite(t).leastRights("")
+}
+
+// The same in another database than 0.
+func TestLeastRightsInAnotherDatabase(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
-	client := aclClient(t, s.vars["REDIS_URL"])
+	s.vars["REDIS_URL"] = strings.TrimSuffix(s.vars["REDIS_URL"], "/0") + "/3"
+	s.leastRights(documentedMore(t, "A database other than 0"))
+}
+
+// The same on a Redis Cluster.
+func TestLeastRightsOnACluster(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	cluster := testenv.Cluster(t, 3, false)
+	s.vars["REDIS_URL"] = cluster.URL
+	more := documentedMore(t, "Redis Cluster")
+	s.leastRights(more, cluster.Nodes...)
+	for without, finding := range map[string]string{"+command": "COMMAND INFO", "+ssubscribe": "SSUBSCRIBE", "+spublish": "SPUBLISH"} {
+		for _, node := range cluster.Nodes {
+			acl(t, aclClient(t, node.URL()), "less", documentedACL(t, "all")+strings.Replace(more, without, "", 1))
+		}
+		s.doctor(map[string]string{"REDIS_URL": asUser(t, s.vars["REDIS_URL"], "less")}, finding)
+	}
+	// What is being moved to another master is asked for there.
+	const key = "socket:events:program:moving"
+	slot, _ := testenv.Do(t, cluster.Nodes[0], "CLUSTER", "KEYSLOT", key).(int64)
+	owner := int(slot) * len(cluster.Nodes) / 16384
+	from, to := cluster.Nodes[owner], cluster.Nodes[(owner+1)%len(cluster.Nodes)]
+	testenv.Do(t, to, "CLUSTER", "SETSLOT", slot, "IMPORTING", testenv.Do(t, from, "CLUSTER", "MYID"))
+	testenv.Do(t, from, "CLUSTER", "SETSLOT", slot, "MIGRATING", testenv.Do(t, to, "CLUSTER", "MYID"))
 	for _, role := range []string{"relay", "ws", "all"} {
-		acl(t, client, role, documentedACL(t, role))
+		if err := aclClient(t, asUser(t, s.vars["REDIS_URL"], role)).ZCard(t.Context(), key).Err(); err != nil {
+			t.Errorf("%s: %v", role, err)
+		}
+	}
+}
+
+// leastRights gives the users of all roles their documented rights and more, on the servers named or on the one that REDIS_URL names.
+func (s *site) leastRights(more string, servers ...*devstack.Redis) {
+	s.t.Helper()
+	root := s.vars["REDIS_URL"]
+	client := aclClient(s.t, root)
+	roots := []redis.UniversalClient{client}
+	if len(servers) > 0 {
+		roots = nil
+	}
+	for _, server := range servers {
+		roots = append(roots, aclClient(s.t, server.URL()))
+	}
+	for _, role := range []string{"relay", "ws", "all"} {
+		for _, one := range roots {
+			acl(s.t, one, role, documentedACL(s.t, role)+more)
+		}
 	}
 	s.vars["DATABASE_URL"] = s.login("GRANT relay_relay TO %s")
-	root := s.vars["REDIS_URL"]
 	for _, role := range []string{"relay", "ws", "all"} {
-		s.doctor(map[string]string{"ROLE": role, "REDIS_URL": asUser(t, root, role)})
+		s.doctor(map[string]string{"ROLE": role, "REDIS_URL": asUser(s.t, root, role)})
 	}
 	s.live(client, root)
-	if got := denials(t, client); got != "" {
-		t.Errorf("Redis refused something: %s", got)
+	for _, one := range roots {
+		acl(s.t, one, "eraser", documentedACL(s.t, "relay")+more+documentedMore(s.t, "`outbox-relay erase`"))
+	}
+	var id string
+	if err := s.pool.QueryRow(s.t.Context(), "SELECT max(id)::text FROM relay.outbox WHERE NOT control").Scan(&id); err != nil {
+		s.t.Fatal(err)
+	}
+	if code, _, stderr := call(s.t, map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"], "REDIS_URL": asUser(s.t, root, "eraser")}, "erase", "--event", id); code != 0 {
+		s.t.Errorf("erase: exit code %d: %s", code, stderr)
+	}
+	for _, one := range roots {
+		if got := denials(s.t, one); got != "" {
+			s.t.Errorf("Redis refused something: %s", got)
+		}
 	}
 	s.nothingMore(root)
 }
@@ -114,7 +186,7 @@ func (s *site) live(client redis.UniversalClient, root string) {
 		{"DEL", "socket:events:head"},
 		{"ZADD", "socket:events:program:p1", "9007199254740000", "foreign"},
 	} {
-		if err := client.Do(t.Context(), harm...).Err(); err != nil {
+		if err := everywhere(t.Context(), client, harm); err != nil {
 			t.Fatal(err)
 		}
 		event := fmt.Sprintf("harm:n%d", n)
@@ -140,6 +212,14 @@ func (s *site) live(client redis.UniversalClient, root string) {
 			t.Fatal(got)
 		}
 	}
+}
+
+// everywhere sends a command to the server; one without a key to all masters of a Cluster.
+func everywhere(ctx context.Context, client redis.UniversalClient, args []any) error {
+	if cluster, ok := client.(*redis.ClusterClient); ok && (args[0] == "FLUSHALL" || args[0] == "SCRIPT") {
+		return cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error { return node.Do(ctx, args...).Err() })
+	}
+	return client.Do(ctx, args...).Err()
 }
 
 // nothingMore tries what the users must not be able to do.
