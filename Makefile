@@ -9,7 +9,7 @@ LONG = ./...
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build client test test-long faults soak test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
+.PHONY: help dev build client test test-long faults soak fuzz test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
 .PHONY: check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
@@ -36,6 +36,9 @@ faults: build ## every fault on whole systems, one line each, in about a quarter
 
 soak: build ## the same with other seeds, again and again, for SOAK (1h)
 	SOAK=$(or $(SOAK),1h) SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 0 -run 'TestFaults$(if $(FAULT),/$(FAULT))'
+
+fuzz: ## each fuzz target for FUZZTIME (30s), or the one FUZZ=name
+	FUZZTIME=$(or $(FUZZTIME),30s) GO=$(GO) scripts/fuzz $(FUZZ)
 
 test-browser: build ## the demo page in a headless browser
 	scripts/browser-test

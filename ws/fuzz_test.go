@@ -111,6 +111,43 @@ func FuzzOrigin(f *testing.F) {
 	})
 }
 
+// FuzzOwnOrigin: without a list, only pages of the host are let in that the request names itself.
+func FuzzOwnOrigin(f *testing.F) {
+	for _, seed := range [][2]string{
+		{"https://app.example.com", "app.example.com"},
+		{"http://app.example.com:80", "APP.example.com"},
+		{"https://app.example.com", "app.example.com:80"},
+		{"null", "null"},
+		{"http://[::1]:8080", "[::1]:8080"},
+		{"https://evil.org", "app.example.com@evil.org"},
+		{"https://evil.org#@app.example.com", "app.example.com"},
+		{"https://a", ""},
+		{"https://:", ":"},
+		{"https://evil.org", "evil.org:443:443"},
+		{"https://[a", "[a"},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, page, host string) {
+		r := httptest.NewRequest(http.MethodGet, "/ws", nil)
+		r.Header["Origin"], r.Host = []string{page}, host
+		if !originAllowed(r, nil) {
+			return
+		}
+		u, err := url.Parse(page)
+		if err != nil || u.Host == "" {
+			t.Fatalf("%q is let in to %q", page, host)
+		}
+		name := strings.ToLower(strings.Trim(u.Hostname(), "[]"))
+		if !strings.Contains(strings.ToLower(host), name) {
+			t.Fatalf("%q, a page of %q, is let in to %q", page, name, host)
+		}
+		if port := u.Port(); port != "" && port != "80" && port != "443" && !strings.HasSuffix(host, ":"+port) {
+			t.Fatalf("%q, of port %s, is let in to %q", page, port, host)
+		}
+	})
+}
+
 // FuzzFrameWatch: however a client's bytes are cut, the watch on its frames comes to the same end.
 func FuzzFrameWatch(f *testing.F) {
 	for _, seed := range []string{
