@@ -320,34 +320,56 @@ func (r *room) deep(ctx context.Context, gone <-chan struct{}, cursor int64, lim
 	if v := r.after(cursor, limit, bufferBytes); v.covered { // somebody else has been here
 		return Page{Entries: v.entries, Through: cursor}, nil
 	}
+	r.hub.metrics.deepReads.Inc()
+	_, forgot := r.bottom()
 	page, err := r.hub.after(ctx, r.program, cursor, limit)
 	if err == nil && (len(page.Entries) > 0 || page.Through <= cursor) {
-		r.lower(cursor, page, len(page.Entries) < limit)
+		r.lower(cursor, page, len(page.Entries) < limit, forgot)
 	}
 	return page, err
 }
 
-// deepBefore is deep, backwards. No page: the buffer has meanwhile come down to after, and nothing was read. Where little was missed it does: those
-// who come back after a cut all missed the same.
+// deepBefore is deep, backwards. No page: the buffer has come down below before, and is to be looked at again. It does whenever the log answers:
+// those who come back after a cut all missed the same, or the newest part of it.
 func (r *room) deepBefore(ctx context.Context, gone <-chan struct{}, before, after int64, limit int) (*Page, error) {
 	release, err := r.lockOlder(ctx, gone)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if r.covers(after) {
+	if r.covers(before - 2) { // somebody else has been here
 		return nil, nil
 	}
+	r.hub.metrics.deepReads.Inc()
+	first, forgot := r.bottom()
 	timeout, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	page, err := r.hub.config.Log.Before(timeout, r.program, before, after, limit)
-	if err != nil || len(page.Entries) >= batchCount {
-		return &page, err
+	page, err := r.hub.config.Log.Before(timeout, r.program, max(before, first+1), after, limit)
+	if err != nil {
+		return nil, err
 	}
-	if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
-		r.lower(after, few, len(few.Entries) < batchCount)
+	if n := len(page.Entries); n >= batchCount {
+		newest := slices.Clone(page.Entries)
+		slices.Reverse(newest)
+		if r.lower(newest[0].Position-1, Page{Entries: newest, Through: newest[n-1].Position}, true, forgot) && r.covers(before-2) {
+			r.hear(News{}) // it may have gone back
+			return nil, nil
+		}
+	} else if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
+		r.lower(after, few, len(few.Entries) < batchCount, forgot)
 	}
+	page.Entries = slices.DeleteFunc(page.Entries, func(e Entry) bool { return e.Position >= before })
 	return &page, nil
+}
+
+// bottom returns the position of the first entry in the buffer, 0 if there is none, and how often the buffer was forgotten.
+func (r *room) bottom() (first int64, forgot int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.entries) > 0 {
+		first = r.entries[0].Position
+	}
+	return first, r.forgot
 }
 
 // covers reports whether the buffer reaches down to cursor.
@@ -374,37 +396,39 @@ func (r *room) lockOlder(ctx context.Context, gone <-chan struct{}) (release fun
 		<-r.older
 		return nil, ctx.Err()
 	}
-	r.hub.metrics.deepReads.Inc()
 	return func() { <-r.hub.older; <-r.older }, nil
 }
 
-// lower brings the buffer down to cursor, behind which page lies: an empty one goes back there and begins with page, if that is all there is
-// (end); else page must reach the first entry, or what lies between isn't known.
-func (r *room) lower(cursor int64, page Page, end bool) {
+// lower brings the buffer down to cursor, behind which page lies, or as far as there is room: an empty one goes back there and begins with page,
+// if that is all there is (end); else page must reach the first entry, or what lies between isn't known. It reports false if nothing of page was
+// taken; so it is if the buffer was forgotten since, for then page may hold what was erased.
+func (r *room) lower(cursor int64, page Page, end bool, forgot int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if cursor >= r.floor || len(r.entries) == 0 && !end {
-		return
+	if cursor >= r.floor || len(r.entries) == 0 && !end || r.forgot != forgot {
+		return false
 	}
 	if len(r.entries) == 0 {
 		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, 0
 		r.absorb(page, 0, end)
-		return
+		return true
 	}
 	n := slices.IndexFunc(page.Entries, func(e Entry) bool { return e.Position == r.entries[0].Position })
 	if n < 0 {
-		return
+		return false
 	}
 	older, bytes := page.Entries[:n], 0
 	for i := range older {
 		older[i].seal()
 		bytes += len(older[i].Frame)
 	}
-	if len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes {
-		return
+	for len(older) > 0 && (len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes) {
+		cursor, bytes = older[0].Position, bytes-len(older[0].Frame)
+		older = older[1:]
 	}
 	r.floor, r.bytes = cursor, r.bytes+bytes
 	r.entries = slices.Concat(older, r.entries)
+	return true
 }
 
 // state returns the numbers of the last reads that ended well and badly, the room's newest position and the log's head.
