@@ -20,6 +20,7 @@ type Churn struct {
 
 	mu      sync.Mutex
 	changes map[member][]change // of the effective membership, in order; the first is how it began
+	closed  map[string]bool     // users who were deactivated at some time, with programs or without
 	errors  []error
 }
 
@@ -28,7 +29,6 @@ type member struct{ user, program string }
 // change is one change of an effective membership.
 type change struct {
 	in       bool
-	user     bool // by deactivating or activating the user: connections are closed at once
 	began    time.Time
 	issued   time.Time // before COMMIT was sent
 	returned time.Time // after it had returned
@@ -37,7 +37,7 @@ type change struct {
 
 // NewChurn gives each of the world's users some of the programs p0 … p<programs-1>.
 func (w *World) NewChurn(ctx context.Context, seed uint64, programs, users int) (*Churn, error) {
-	c := &Churn{world: w, seed: seed, programs: programs, users: users, changes: map[member][]change{}}
+	c := &Churn{world: w, seed: seed, programs: programs, users: users, changes: map[member][]change{}, closed: map[string]bool{}}
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for u := range users {
 		for p := range programs {
@@ -172,7 +172,8 @@ func (a *administrator) set(user string, programs []string, in []bool) {
 func (a *administrator) setActive(user string, active bool) {
 	done := []func(change){func(c change) {
 		a.active[user] = active
-		c.in, c.user = active, true
+		a.churn.closed[user] = a.churn.closed[user] || !active
+		c.in = active
 		for _, p := range a.programsOf(user) {
 			a.churn.changes[member{user, p}] = append(a.churn.changes[member{user, p}], c)
 		}

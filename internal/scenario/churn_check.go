@@ -314,14 +314,8 @@ func (c *Churn) Steady() map[string]bool {
 	defer c.mu.Unlock()
 	steady := map[string]bool{}
 	for u := range c.users {
-		steady[fmt.Sprintf("u%d", u)] = true
-	}
-	for m, list := range c.changes {
-		for _, change := range list {
-			if change.user {
-				delete(steady, m.user)
-			}
-		}
+		user := fmt.Sprintf("u%d", u)
+		steady[user] = !c.closed[user]
 	}
 	return steady
 }

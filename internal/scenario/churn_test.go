@@ -82,8 +82,8 @@ func churn(t *testing.T, w *scenario.World, nodes []*scenario.Node, fault func(c
 	}
 	steady := c.Steady()
 	for i, client := range clients {
-		if client.Outages() > outages[i] && i%3 != 0 && steady[client.User] {
-			t.Errorf("the connection of %s ended %d times, for no reason", client.User, client.Outages())
+		if ends := client.Ends(outages[i]); len(ends) > 0 && i%3 != 0 && steady[client.User] {
+			t.Errorf("the connection of %s ended for no good reason, with what followed: %v", client.User, ends)
 		}
 	}
 }

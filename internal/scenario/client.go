@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -36,6 +35,7 @@ type Client struct {
 	closed    websocket.StatusCode
 	closures  []Closure
 	ends      []time.Time // of connections, and of attempts
+	reasons   []error     // of the ends
 	begins    []time.Time // of connections: when `live` came
 	lefts     []place
 	unordered []string
@@ -119,11 +119,11 @@ func (c *Client) refused() bool {
 }
 
 // connect is the life of one connection.
-func (c *Client) connect(ctx context.Context) error {
+func (c *Client) connect(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() {
 		cancel()
-		c.note(func() { c.live, c.ends = false, append(c.ends, time.Now()) })
+		c.note(func() { c.live, c.ends, c.reasons = false, append(c.ends, time.Now()), append(c.reasons, err) })
 	}()
 	dial, cancelDial := context.WithTimeout(ctx, 10*time.Second)
 	defer cancelDial()
@@ -222,10 +222,7 @@ func (c *Client) handle(message []byte) error {
 			delete(c.cursor, f.ProgramID)
 		}
 	})
-	if f.Type == "error" {
-		return errors.New(f.Code)
-	}
-	return nil
+	return nil // also of an error frame: what follows is the close code
 }
 
 func (c *Client) event(e event) {
@@ -305,6 +302,13 @@ func (c *Client) Closures() []Closure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.closures)
+}
+
+// Ends returns why the connections, and the attempts at one, ended after the first n: the close code with its reason, or the HTTP status.
+func (c *Client) Ends(n int) []error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.reasons[n:])
 }
 
 // Told returns, inside of Until, of how many gaps the client was told for that reason.
