@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,8 @@ type room struct {
 	program string
 	wake    chan struct{} // one token: read, or wake the sockets
 	older   chan struct{} // one token: who holds it may read below the buffer
+	queue   atomic.Int32  // sockets that wait for it
+	shared  shared        // what its last holder has read; owned by its holder
 
 	mu      sync.Mutex
 	cancel  context.CancelFunc // ends run; nil: it hasn't begun
@@ -303,132 +306,6 @@ func (r *room) between(after, through int64) ([]Entry, int64) {
 		return nil, r.floor
 	}
 	return r.entries[from:to:to], r.floor
-}
-
-// deep reads below the buffer, one socket at a time: a storm of old cursors costs one read after the other.
-//
-// Where the log has nothing behind the cursor, and can't vouch for a later position, the room goes back to the cursor and watches
-// from there: an entry that turns up later (the log's end had been lost and is repaired) is not missed, and other sockets find the place covered.
-//
-// Who waits for its turn gives up when gone is closed; so it does in deepBefore.
-func (r *room) deep(ctx context.Context, gone <-chan struct{}, cursor int64, limit int) (Page, error) {
-	release, err := r.lockOlder(ctx, gone)
-	if err != nil {
-		return Page{}, err
-	}
-	defer release()
-	if v := r.after(cursor, limit, bufferBytes); v.covered { // somebody else has been here
-		return Page{Entries: v.entries, Through: cursor}, nil
-	}
-	r.hub.metrics.deepReads.Inc()
-	_, forgot := r.bottom()
-	page, err := r.hub.after(ctx, r.program, cursor, limit)
-	if err == nil && (len(page.Entries) > 0 || page.Through <= cursor) {
-		r.lower(cursor, page, len(page.Entries) < limit, forgot)
-	}
-	return page, err
-}
-
-// deepBefore is deep, backwards. No page: the buffer has come down below before, and is to be looked at again. It does whenever the log answers:
-// those who come back after a cut all missed the same, or the newest part of it.
-func (r *room) deepBefore(ctx context.Context, gone <-chan struct{}, before, after int64, limit int) (*Page, error) {
-	release, err := r.lockOlder(ctx, gone)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	if r.covers(before - 2) { // somebody else has been here
-		return nil, nil
-	}
-	r.hub.metrics.deepReads.Inc()
-	first, forgot := r.bottom()
-	timeout, cancel := context.WithTimeout(ctx, readTimeout)
-	defer cancel()
-	page, err := r.hub.config.Log.Before(timeout, r.program, max(before, first+1), after, limit)
-	if err != nil {
-		return nil, err
-	}
-	if n := len(page.Entries); n >= batchCount {
-		newest := slices.Clone(page.Entries)
-		slices.Reverse(newest)
-		if r.lower(newest[0].Position-1, Page{Entries: newest, Through: newest[n-1].Position}, true, forgot) && r.covers(before-2) {
-			r.hear(News{}) // it may have gone back
-			return nil, nil
-		}
-	} else if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
-		r.lower(after, few, len(few.Entries) < batchCount, forgot)
-	}
-	page.Entries = slices.DeleteFunc(page.Entries, func(e Entry) bool { return e.Position >= before })
-	return &page, nil
-}
-
-// bottom returns the position of the first entry in the buffer, 0 if there is none, and how often the buffer was forgotten.
-func (r *room) bottom() (first int64, forgot int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.entries) > 0 {
-		first = r.entries[0].Position
-	}
-	return first, r.forgot
-}
-
-// covers reports whether the buffer reaches down to cursor.
-func (r *room) covers(cursor int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return cursor >= r.floor
-}
-
-func (r *room) lockOlder(ctx context.Context, gone <-chan struct{}) (release func(), err error) {
-	select {
-	case r.older <- struct{}{}:
-	case <-gone:
-		return nil, context.Canceled
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	select {
-	case r.hub.older <- struct{}{}:
-	case <-gone:
-		<-r.older
-		return nil, context.Canceled
-	case <-ctx.Done():
-		<-r.older
-		return nil, ctx.Err()
-	}
-	return func() { <-r.hub.older; <-r.older }, nil
-}
-
-// lower brings the buffer down to cursor, behind which page lies, or as far as there is room: an empty one goes back there and begins with page,
-// if that is all there is (end); else page must reach the first entry, or what lies between isn't known. It reports false if nothing of page was
-// taken; so it is if the buffer was forgotten since, for then page may hold what was erased.
-func (r *room) lower(cursor int64, page Page, end bool, forgot int) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if cursor >= r.floor || len(r.entries) == 0 && !end || r.forgot != forgot {
-		return false
-	}
-	if len(r.entries) == 0 {
-		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, 0
-		r.absorb(page, 0, end)
-		return true
-	}
-	n := slices.IndexFunc(page.Entries, func(e Entry) bool { return e.Position == r.entries[0].Position })
-	if n < 0 {
-		return false
-	}
-	older, bytes := page.Entries[:n], 0
-	for i := range older {
-		older[i].seal()
-		bytes += len(older[i].Frame)
-	}
-	for len(older) > 0 && (len(older)+len(r.entries) > bufferCount || bytes+r.bytes > bufferBytes) {
-		cursor, bytes = older[0].Position, bytes-len(older[0].Frame)
-		older = older[1:]
-	}
-	r.floor, r.bytes = cursor, r.bytes+bytes
-	r.entries = slices.Concat(older, r.entries)
-	return true
 }
 
 // state returns the numbers of the last reads that ended well and badly, the room's newest position and the log's head.
