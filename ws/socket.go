@@ -70,8 +70,14 @@ type pending struct {
 	auth    []clientFrame
 	pongs   int
 	pong    []byte // payload of the protocol's last ping, not yet answered; nil: none
+	clock   bool   // the timer has fired
 	recheck bool
 	end     *ending
+}
+
+// urgent reports whether it must not wait for a read.
+func (p *pending) urgent() bool {
+	return p.end != nil || p.clock || p.pongs > 0 || p.pong != nil || len(p.auth) > 0
 }
 
 // admission is a token that was found good before the upgrade.
@@ -86,7 +92,7 @@ func (s *socket) poke(change func()) {
 	defer s.mu.Unlock()
 	change()
 	s.due = true
-	if s.wake != nil {
+	if s.wake != nil && s.pending.urgent() { // a room's wake-up, for one, is not
 		token(s.wake)
 	}
 	if s.pumping || s.ended {
@@ -108,7 +114,7 @@ func (s *socket) stop(end *ending) {
 // run is the socket's life: it reads until the connection is finished.
 func (s *socket) run(ctx context.Context) {
 	s.mu.Lock()
-	s.timer = time.AfterFunc(s.hub.config.AuthTimeout, func() { s.poke(func() {}) })
+	s.timer = time.AfterFunc(s.hub.config.AuthTimeout, func() { s.poke(func() { s.pending.clock = true }) })
 	s.mu.Unlock()
 	s.poke(func() {})
 	s.stop(s.read(context.WithoutCancel(ctx)))
