@@ -132,25 +132,26 @@ ORDER BY control DESC, id`
 
 // Replay reads the batch of a committed tick again, in chunks of at most limit rows and 8 MiB of data, and calls use with each. The cursor is
 // WITH HOLD: the server keeps the sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so
-// that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned.
-func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func([]Row) error) (err error) {
+// that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned. A chunk that doesn't come within
+// patience is an error, too; to sort the batch beforehand the server has a millisecond more for each of its events.
+func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, patience time.Duration, use func([]Row) error) (err error) {
 	if !tick.Replayable || tick.Events == 0 {
 		return nil
 	}
-	if _, err := conn.Exec(ctx, declareReplay, tick.AfterSnapshot, tick.Snapshot); err != nil {
+	if err := execWithin(ctx, conn, patience+time.Duration(tick.Events)*time.Millisecond, declareReplay, tick.AfterSnapshot, tick.Snapshot); err != nil {
 		return fmt.Errorf("open the batch of tick %d: %w", tick.Position, err)
 	}
 	defer func() {
 		if conn.IsClosed() {
 			return
 		}
-		if _, closeErr := conn.Exec(ctx, "CLOSE relay_replay"); closeErr != nil && err == nil {
+		if closeErr := execWithin(ctx, conn, patience, "CLOSE relay_replay"); closeErr != nil && err == nil {
 			err = fmt.Errorf("close the batch of tick %d: %w", tick.Position, closeErr)
 		}
 	}()
 	chunk := min(limit, batchBytes/MaxDataBytes)
 	for before := int64(0); ; {
-		rows, total, widest, err := fetch(ctx, conn, chunk)
+		rows, total, widest, err := fetch(ctx, conn, patience, chunk)
 		if err != nil {
 			return fmt.Errorf("read the batch of tick %d: %w", tick.Position, err)
 		}
@@ -170,7 +171,9 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func(
 }
 
 // fetch returns the next rows of the cursor, how many rows the whole batch has, and the bytes of the largest data among them.
-func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total int64, widest int, err error) {
+func fetch(ctx context.Context, conn *pgx.Conn, patience time.Duration, limit int) (batch []Row, total int64, widest int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM relay_replay", limit), pgx.QueryExecModeDescribeExec)
 	if err != nil {
 		return nil, 0, 0, err
@@ -181,4 +184,11 @@ func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total i
 		return r, err
 	})
 	return batch, total, widest, err
+}
+
+func execWithin(ctx context.Context, conn *pgx.Conn, d time.Duration, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	_, err := conn.Exec(ctx, query, args...)
+	return err
 }

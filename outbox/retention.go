@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 // Retention deletes whole batches whose tick is older than a time. It keeps the one piece of state that makes its next round cheap;
 // the zero value is ready for use. Not for concurrent use.
 type Retention struct {
+	Patience time.Duration // for one statement; default 2 min
+
 	low uint64 // everything below this xid was deleted in an earlier round, unless its transaction was still open
 }
 
@@ -27,7 +30,7 @@ const deleteChunk = 5000
 // rows: from then on older cursors have expired, and no position is ever computed from part of a batch. The newest tick and the one
 // before it stay, whatever their age. Writers never wait for it: it takes no lock that an INSERT conflicts with.
 func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64, error) {
-	base, err := queries.RetentionBase(ctx, db, pgtype.Interval{Microseconds: age.Microseconds(), Valid: true})
+	base, err := r.base(ctx, db, age)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, nil
 	}
@@ -35,7 +38,7 @@ func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64
 		return 0, fmt.Errorf("find the oldest tick to keep: %w", err)
 	}
 	for {
-		n, err := queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base.Position, MaxRows: deleteChunk})
+		n, err := r.deleteTicks(ctx, db, base.Position)
 		if err != nil {
 			return 0, fmt.Errorf("delete ticks: %w", err)
 		}
@@ -45,7 +48,7 @@ func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64
 	}
 	var total int64
 	for {
-		n, err := queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
+		n, err := r.deleteRows(ctx, db, base.Snapshot)
 		if err != nil {
 			return total, fmt.Errorf("delete rows: %w", err)
 		}
@@ -59,4 +62,26 @@ func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64
 		r.low = low
 	}
 	return total, nil
+}
+
+func (r *Retention) base(ctx context.Context, db DB, age time.Duration) (outboxdb.RetentionBaseRow, error) {
+	ctx, cancel := r.limited(ctx)
+	defer cancel()
+	return queries.RetentionBase(ctx, db, pgtype.Interval{Microseconds: age.Microseconds(), Valid: true})
+}
+
+func (r *Retention) deleteTicks(ctx context.Context, db DB, base int64) (int64, error) {
+	ctx, cancel := r.limited(ctx)
+	defer cancel()
+	return queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base, MaxRows: deleteChunk})
+}
+
+func (r *Retention) deleteRows(ctx context.Context, db DB, snapshot string) (int64, error) {
+	ctx, cancel := r.limited(ctx)
+	defer cancel()
+	return queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: snapshot, MaxRows: deleteChunk})
+}
+
+func (r *Retention) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, cmp.Or(r.Patience, 2*time.Minute))
 }
