@@ -248,10 +248,10 @@ func (s *session) openLog(ctx context.Context) error {
 	if s.log.head != "" {
 		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
 	}
+	if err := s.clear(ctx); err != nil {
+		return err
+	}
 	return s.withRedis(ctx, func(ctx context.Context) error {
-		if err := s.log.clear(ctx); err != nil {
-			return err
-		}
 		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
 		return s.log.redis.Publish(ctx, channelPrefix+nodesTopic, s.last.Position).Err()
 	})
