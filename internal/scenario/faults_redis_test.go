@@ -43,6 +43,13 @@ func redisStopped(t *trial) {
 		t.pass(5 * time.Second)
 		t.do("start Redis", t.redis.Start(testenv.Context(t.T, 10*time.Second)))
 	})
+	for _, n := range t.nodes {
+		for line := range strings.Lines(n.Log()) {
+			if !strings.HasPrefix(line, "time=") {
+				t.Errorf("a node wrote what is no line of its log: %s", line)
+			}
+		}
+	}
 }
 
 // Redis holds its connections and answers nothing.
