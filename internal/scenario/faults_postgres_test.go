@@ -143,8 +143,12 @@ func failoverLostTheTail(t *trial) {
 			}
 		}
 		t.more(50)
+		apart, alike := t.clients[0].SharedIDs()
+		t.note("ids handed out twice %d", apart+alike)
+		if apart == 0 || alike > 0 {
+			t.Errorf("ids that were handed out twice: %d can be told apart, want some; %d can't, want none", apart, alike)
+		}
 	})
-	t.note("ids handed out twice %d", t.clients[0].SharedIDs())
 }
 
 // The standby is promoted while the old primary lives on, and its relay with it: that one stops and says so.
