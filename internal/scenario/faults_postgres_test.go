@@ -346,13 +346,37 @@ func (t *trial) asleep(n *scenario.Node) error {
 	return nil
 }
 
-// The database's own limits on statements, locks and idle transactions are short.
+// The database's own limits on statements, locks and idle transactions are short. They don't concern the leader's session, and writers who have them
+// don't notify: who waited for the lock that a NOTIFY takes would fail at COMMIT.
 func shortTimeouts(t *trial) {
 	t.services(devstack.PostgresConfig{})
+	t.mix.Pause = 400 * time.Millisecond // so little that the relay sleeps
+	for _, setting := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+		t.exec("ALTER DATABASE postgres SET " + setting + " = '900ms'")
+	}
+	t.world.Pool.Reset() // the writers' sessions have them too
+	ear, holder := testenv.Conn(t.T, t.pg.URL()), testenv.Conn(t.T, t.pg.URL())
+	_, err := ear.Exec(t.Context(), "LISTEN relay_outbox")
+	t.do("listen", err)
 	t.audience(t.node(), t.node())
 	t.load(func() {
-		for _, setting := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
-			t.exec("ALTER DATABASE postgres SET " + setting + " = '900ms'")
+		leader := t.leader(t.nodes...)
+		t.within(10*time.Second, func() error { return t.asleep(leader) })
+		ended := t.metric(leader, "outbox_relay_sessions_ended_total")
+		t.wakeUps(ear)
+		for _, statement := range []string{"BEGIN", "SET LOCAL idle_in_transaction_session_timeout = 0", "LOCK TABLE relay.ticks IN EXCLUSIVE MODE"} {
+			_, err := holder.Exec(t.Context(), statement)
+			t.do(statement, err)
+		}
+		t.pass(1500 * time.Millisecond) // no tick can be committed
+		_, err := holder.Exec(t.Context(), "ROLLBACK")
+		t.do("let go", err)
+		t.more(100)
+		if n := t.metric(leader, "outbox_relay_sessions_ended_total") - ended; n > 0 {
+			t.Errorf("the leader lost %.0f sessions to a wait of 1.5 s", n)
+		}
+		if n := t.wakeUps(ear); n > 0 {
+			t.Errorf("writers notified %d times although their COMMIT may wait for less than a second", n)
 		}
 		for range 3 {
 			t.terminateSessions()

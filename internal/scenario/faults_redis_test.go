@@ -36,6 +36,7 @@ func (t *trial) simple() redis.UniversalClient {
 func redisStopped(t *trial) {
 	t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		t.do("stop Redis", t.redis.Stop(testenv.Context(t.T, 10*time.Second)))
 		for _, n := range t.nodes {
 			t.degraded(n, 10*time.Second)
@@ -67,6 +68,7 @@ func redisFrozen(t *trial) {
 func redisKilled(t *trial) {
 	t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for range 4 {
 			t.do("kill Redis", t.redis.Kill(testenv.Context(t.T, 10*time.Second)))
 			t.do("start Redis", t.redis.Start(testenv.Context(t.T, 10*time.Second)))
@@ -78,6 +80,7 @@ func redisKilled(t *trial) {
 func redisFlushed(t *trial) {
 	db := t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for range 10 {
 			t.do("flush", db.FlushAll(t.Context()).Err())
 			t.more(20)
@@ -89,6 +92,7 @@ func redisFlushed(t *trial) {
 func redisKeysDeleted(t *trial) {
 	db := t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for n := range 15 {
 			t.do("delete a log", db.Del(t.Context(), fmt.Sprintf("socket:events:program:p%d", n%5)).Err())
 			if n%3 == 0 {
@@ -170,6 +174,7 @@ func redisFailover(t *trial) {
 	t.audience(t.node(url), t.node(url))
 	stale := openRedis(t.T, replica.URL())
 	t.load(func() {
+		defer t.newcomer(url)
 		t.within(10*time.Second, func() error {
 			if stale.ZCard(t.Context(), "socket:events:program:p0").Val() == 0 {
 				return fmt.Errorf("the replica is empty")
