@@ -57,8 +57,9 @@ func redisStopped(t *trial) {
 func redisFrozen(t *trial) {
 	t.simple()
 	t.load(func() {
+		leader := t.leader(t.nodes...)
 		t.do("pause Redis", t.redis.Pause())
-		t.degraded(t.leader(t.nodes...), 15*time.Second)
+		t.says(leader, 15*time.Second, "relay: redis: ") // its subscription notices too
 		t.pass(3 * time.Second)
 		t.do("continue Redis", t.redis.Continue())
 	})
