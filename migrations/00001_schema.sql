@@ -89,6 +89,13 @@ CREATE INDEX ticks_xmax_idx ON relay.ticks (pg_snapshot_xmax(snapshot), position
 -- New histories, almost always none: every reading of a membership asks for them.
 CREATE INDEX ticks_rebased_idx ON relay.ticks (position) WHERE rebased_from IS NOT NULL;
 
+-- What a transaction that changed memberships saw as it committed: the relay may end a batch there, so that what had been committed before
+-- a revocation doesn't share its batch. xid itself counts as not seen.
+CREATE TABLE relay.cuts (
+    xid      xid8        PRIMARY KEY,
+    snapshot pg_snapshot NOT NULL
+);
+
 CREATE TABLE relay.users (
     id         text    PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128),
     first_name text    NOT NULL DEFAULT '',

@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrLarge says that more rows, or more data, wait than Next returns: no tick was written; go on with CommitLarge and Replay.
-var ErrLarge = errors.New("more rows wait than fit in one batch in memory")
+// ErrLarge says that more rows, or more data, wait than Next returns, or that they may have to be cut: no tick was written; go on with CommitLarge
+// and Replay.
+var ErrLarge = errors.New("more rows wait than fit in one batch in memory, or a batch must be cut at a membership change")
 
 // ErrDeleted says that rows of a batch are gone although its tick is there. Only hands do that: the positions of what is left can't be
 // known any more.
@@ -24,21 +25,25 @@ const unread = `
     SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
     OFFSET 0`
 
-// insertTick writes the tick of the rows in the derived table or CTE that follows. The first position is never below the clock, the
-// last position, or the created_at of any row of the batch. (sqlc can't resolve a derived table in INSERT … SELECT: hence by hand.)
-const insertTick = `
-    INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
-    SELECT first + events - 1, $2::bigint, pg_current_snapshot(), events, clock_timestamp(), $3::bigint, $4::bigint
+// insertTick writes the tick of the given rows (a derived table or a CTE, with a condition on the whole) up to a snapshot. The first position is never
+// below the clock, the last position, or the created_at of any row of the batch. (sqlc can't resolve a derived table in INSERT … SELECT: hence by hand.)
+func insertTick(snapshot, rows string) string {
+	return `INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
+    SELECT first + events - 1, $2::bigint, ` + snapshot + `, events, clock_timestamp(), $3::bigint, $4::bigint
     FROM (SELECT count(*) AS events,
                  greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1,
                           (extract(epoch FROM max(created_at)) * 1000000)::bigint) AS first
-          FROM `
+          FROM ` + rows + `) summary`
+}
 
 // nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
-// long, is recognised at once.
-const nextQuery = `WITH batch AS MATERIALIZED (
+// long, is recognised at once. What may have to be cut isn't taken either.
+var nextQuery = `WITH batch AS MATERIALIZED (
     SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
-), tick AS (` + insertTick + `batch HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint) summary
+), tick AS (` + insertTick("pg_current_snapshot()", `batch
+          HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint AND NOT EXISTS (
+              SELECT FROM batch c JOIN batch e ON e.program_id = c.program_id AND e.xid <> c.xid
+              WHERE c.control AND (NOT e.control OR e.performed_by_id = c.performed_by_id))`) + `
     RETURNING position, snapshot, at
 )
 SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
@@ -47,8 +52,29 @@ FROM batch b LEFT JOIN tick t ON true
 WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
 ORDER BY b.control DESC, b.id`
 
-const commitLargeQuery = insertTick + `(` + unread + `) o HAVING count(*) > 0) summary
-RETURNING position, snapshot::text, events, at`
+// cutQuery finds the first membership change that isn't relayed yet and that has something before it in its program: an event, or another change
+// of the same user. What its transaction saw as it committed is where the batch may end. Snapshots of one server form a chain: by xmax, then
+// by how few were running. One that doesn't see all that the last tick saw was taken before that tick.
+const cutQuery = `
+    SELECT c.snapshot FROM relay.cuts c
+    WHERE $5::boolean AND c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+      AND pg_snapshot_xmax(c.snapshot) >= pg_snapshot_xmax($1::text::pg_snapshot)
+      AND NOT EXISTS (SELECT FROM pg_snapshot_xip(c.snapshot) running WHERE pg_visible_in_snapshot(running, $1::text::pg_snapshot))
+      AND EXISTS (
+        SELECT FROM relay.outbox k JOIN relay.outbox e ON e.program_id = k.program_id
+        WHERE k.xid = c.xid AND k.control AND (NOT e.control OR e.performed_by_id = k.performed_by_id)
+          AND e.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND e.xid < pg_snapshot_xmax(c.snapshot)
+          AND NOT pg_visible_in_snapshot(e.xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(e.xid, c.snapshot))
+    ORDER BY pg_snapshot_xmax(c.snapshot), (SELECT count(*) FROM pg_snapshot_xip(c.snapshot)) DESC
+    LIMIT 1`
+
+var commitLargeQuery = `WITH cut AS MATERIALIZED (` + cutQuery + `), tick AS (` +
+	insertTick("coalesce((SELECT snapshot FROM cut), pg_current_snapshot())", `(
+          SELECT * FROM (`+unread+`) u WHERE (SELECT snapshot FROM cut) IS NULL OR pg_visible_in_snapshot(u.xid, (SELECT snapshot FROM cut))
+          ) o HAVING count(*) > 0`) + `
+    RETURNING position, snapshot::text, events, at
+)
+SELECT tick.*, EXISTS (SELECT FROM cut) FROM tick`
 
 // batchBytes bounds the data that is held of a batch or a chunk of one. The least chunk, of rows as large as a row may be, has 32.
 const batchBytes = 32 * MaxDataBytes
@@ -104,18 +130,20 @@ func number(rows []Row, tick Tick, before int64) {
 	}
 }
 
-// CommitLarge commits the tick of all rows after last, however many, without reading them; Replay does that. No rows: the zero Tick.
-func CommitLarge(ctx context.Context, db DB, last Tick, cluster Cluster) (Tick, error) {
-	t := Tick{After: last.Position, AfterSnapshot: last.Snapshot, Cluster: cluster, Replayable: true}
-	err := db.QueryRow(ctx, commitLargeQuery, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline).
-		Scan(&t.Position, &t.Snapshot, &t.Events, &t.At)
+// CommitLarge commits the tick of the rows after last, however many, without reading them; Replay does that. If cut is set and one of them is a
+// membership change, the tick may end at what had been committed before that change: more says so. Control rows stand first in their
+// batch, and who is revoked gets nothing of it; so what came before must be in a batch of its own. No rows: the zero Tick.
+func CommitLarge(ctx context.Context, db DB, last Tick, cluster Cluster, cut bool) (t Tick, more bool, err error) {
+	t = Tick{After: last.Position, AfterSnapshot: last.Snapshot, Cluster: cluster, Replayable: true}
+	err = db.QueryRow(ctx, commitLargeQuery, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline, cut).
+		Scan(&t.Position, &t.Snapshot, &t.Events, &t.At, &more)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Tick{}, nil
+		return Tick{}, false, nil
 	}
 	if err != nil {
-		return Tick{}, fmt.Errorf("commit the tick of a large batch: %w", err)
+		return Tick{}, false, fmt.Errorf("commit the tick of a large batch: %w", err)
 	}
-	return t, nil
+	return t, more, nil
 }
 
 const declareReplay = `DECLARE relay_replay NO SCROLL CURSOR WITH HOLD FOR

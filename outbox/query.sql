@@ -140,3 +140,11 @@ DELETE FROM relay.outbox WHERE id = ANY (ARRAY(
     WHERE o.xid >= @low::xid8 AND o.xid < pg_snapshot_xmax(@snapshot::pg_snapshot) AND pg_visible_in_snapshot(o.xid, @snapshot)
     ORDER BY o.xid
     LIMIT @max_rows));
+
+-- name: DeleteCuts :execrows
+-- Cuts of deleted batches, in small transactions.
+DELETE FROM relay.cuts WHERE xid = ANY (ARRAY(
+    SELECT c.xid FROM relay.cuts c
+    WHERE c.xid >= @low::xid8 AND c.xid < pg_snapshot_xmax(@snapshot::pg_snapshot) AND pg_visible_in_snapshot(c.xid, @snapshot)
+    ORDER BY c.xid
+    LIMIT @max_rows));

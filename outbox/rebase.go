@@ -63,8 +63,10 @@ func adopt(ctx context.Context, tx pgx.Tx, relayed string, at time.Time) error {
 	if _, err := tx.Exec(ctx, "UPDATE relay.outbox SET xid = pg_current_xact_id()"); err != nil {
 		return fmt.Errorf("adopt the rows that were not relayed: %w", err)
 	}
-	if _, err := tx.Exec(ctx, "DELETE FROM relay.ticks"); err != nil {
-		return fmt.Errorf("forget the ticks of the old cluster: %w", err)
+	for _, table := range []string{"ticks", "cuts"} {
+		if _, err := tx.Exec(ctx, "DELETE FROM relay."+table); err != nil {
+			return fmt.Errorf("forget the %s of the old cluster: %w", table, err)
+		}
 	}
 	return nil
 }

@@ -34,29 +34,41 @@ func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64
 	if err != nil {
 		return 0, fmt.Errorf("find the oldest tick to keep: %w", err)
 	}
-	for {
-		n, err := queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base.Position, MaxRows: deleteChunk})
-		if err != nil {
-			return 0, fmt.Errorf("delete ticks: %w", err)
-		}
-		if n < deleteChunk {
-			break
-		}
+	_, err = inChunks("ticks", func() (int64, error) {
+		return queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base.Position, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return 0, err
 	}
-	var total int64
-	for {
-		n, err := queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
-		if err != nil {
-			return total, fmt.Errorf("delete rows: %w", err)
-		}
-		total += n
-		if n < deleteChunk {
-			break
-		}
+	total, err := inChunks("rows", func() (int64, error) {
+		return queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return total, err
+	}
+	_, err = inChunks("cuts", func() (int64, error) {
+		return queries.DeleteCuts(ctx, db, outboxdb.DeleteCutsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return total, err
 	}
 	xmin, _, _ := strings.Cut(base.Snapshot, ":")
 	if low, err := strconv.ParseUint(xmin, 10, 64); err == nil {
 		r.low = low
 	}
 	return total, nil
+}
+
+// inChunks repeats a deletion of at most deleteChunk rows until it finds fewer, and returns how many there were.
+func inChunks(what string, del func() (int64, error)) (total int64, err error) {
+	for {
+		n, err := del()
+		total += n
+		if err != nil {
+			return total, fmt.Errorf("delete %s: %w", what, err)
+		}
+		if n < deleteChunk {
+			return total, nil
+		}
+	}
 }

@@ -8,6 +8,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type RelayCut struct {
+	Xid      uint64
+	Snapshot string
+}
+
 type RelayEffectiveMember struct {
 	UserID    string
 	ProgramID string

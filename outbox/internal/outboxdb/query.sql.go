@@ -35,6 +35,29 @@ func (q *Queries) Base(ctx context.Context, db DBTX, cursor int64) (BaseRow, err
 	return i, err
 }
 
+const deleteCuts = `-- name: DeleteCuts :execrows
+DELETE FROM relay.cuts WHERE xid = ANY (ARRAY(
+    SELECT c.xid FROM relay.cuts c
+    WHERE c.xid >= $1::xid8 AND c.xid < pg_snapshot_xmax($2::pg_snapshot) AND pg_visible_in_snapshot(c.xid, $2)
+    ORDER BY c.xid
+    LIMIT $3))
+`
+
+type DeleteCutsParams struct {
+	Low      uint64
+	Snapshot string
+	MaxRows  int32
+}
+
+// Cuts of deleted batches, in small transactions.
+func (q *Queries) DeleteCuts(ctx context.Context, db DBTX, arg DeleteCutsParams) (int64, error) {
+	result, err := db.Exec(ctx, deleteCuts, arg.Low, arg.Snapshot, arg.MaxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const deleteRows = `-- name: DeleteRows :execrows
 DELETE FROM relay.outbox WHERE id = ANY (ARRAY(
     SELECT o.id FROM relay.outbox o
