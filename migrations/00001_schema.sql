@@ -73,24 +73,26 @@ CREATE INDEX outbox_control_idx ON relay.outbox (performed_by_id, xid) WHERE con
 -- One row per relayed batch. The batch of a tick is what its snapshot sees and the snapshot of the tick before doesn't.
 -- Its rows, ordered by (control DESC, id), have the positions position-events+1 … position.
 -- The oldest tick is only a base: the batch of it may have been deleted.
+-- after is the position of the tick before; base that of the newest tick before those that were committed together with this one.
 CREATE TABLE relay.ticks (
     position     bigint      PRIMARY KEY,
     after        bigint      NOT NULL UNIQUE,
+    base         bigint      NOT NULL,
     snapshot     pg_snapshot NOT NULL,
     events       bigint      NOT NULL CHECK (events >= 0),
     at           timestamptz NOT NULL,
     system_id    bigint      NOT NULL,
     timeline     bigint      NOT NULL,
     rebased_from bigint,
-    CHECK (position > after AND position - events >= after)
+    CHECK (position > after AND position - events >= after AND after >= base)
 );
 -- The tick that a row belongs to: the first whose snapshot sees its xid.
 CREATE INDEX ticks_xmax_idx ON relay.ticks (pg_snapshot_xmax(snapshot), position);
 -- New histories, almost always none: every reading of a membership asks for them.
 CREATE INDEX ticks_rebased_idx ON relay.ticks (position) WHERE rebased_from IS NOT NULL;
 
--- What a transaction that changed memberships saw as it committed: the relay may end a batch there, so that what had been committed before
--- a revocation doesn't share its batch. xid itself counts as not seen.
+-- What a transaction that changed memberships saw as it committed: the relay ends a batch there if what had been committed before the
+-- change would otherwise share its batch. xid itself counts as not seen.
 CREATE TABLE relay.cuts (
     xid      xid8        PRIMARY KEY,
     snapshot pg_snapshot NOT NULL

@@ -23,7 +23,7 @@ func TestLargeRowsAreReadInSmallChunks(t *testing.T) {
 	if err != outbox.ErrLarge { //nolint:errorlint // the bare sentinel is the contract
 		t.Fatalf("%d rows at once (%v), want ErrLarge", len(rows), err)
 	}
-	tick, _, err := outbox.CommitLarge(t.Context(), r.conn, r.last, r.cluster, true)
+	tick, err := outbox.CommitLarge(t.Context(), r.conn, r.last, r.cluster)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ func (r *reader) next(limit int) (batch []outbox.Row) {
 	r.t.Helper()
 	tick, batch, err := outbox.Next(r.t.Context(), r.conn, r.last, r.cluster, limit)
 	if err == outbox.ErrLarge { //nolint:errorlint // the bare sentinel is the contract
-		if tick, _, err = outbox.CommitLarge(r.t.Context(), r.conn, r.last, r.cluster, true); err == nil {
+		if tick, err = outbox.CommitLarge(r.t.Context(), r.conn, r.last, r.cluster); err == nil {
 			batch = r.replay(tick, limit)
 		}
 	}

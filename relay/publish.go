@@ -15,42 +15,36 @@ const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
 	refillRows   = 10_000          // read at a time, of at most 8 MiB
-	maxCuts      = 100             // of what waits, before the rest is one batch: so many changes at once must not hold up the events
 )
 
-// step reads what is new, commits its tick and publishes it. A batch that is cut at membership changes makes several ticks. It returns how many
-// events that were.
+// step reads what is new, commits its tick and publishes it. It returns how many events that were.
 func (s *session) step(ctx context.Context) (events int64, err error) {
-	for cuts, more := 0, true; more; cuts++ {
-		began := time.Now()
-		read, cancel := context.WithTimeout(ctx, readTimeout)
-		tick, rows, err := outbox.Next(read, s.conn, s.last, s.cluster, maxBatch)
-		cancel()
-		more = false
-		if errors.Is(err, outbox.ErrLarge) {
-			tick, more, err = outbox.CommitLarge(ctx, s.conn, s.last, s.cluster, cuts < maxCuts)
-		}
-		if err != nil {
-			return events, err
-		}
-		s.used = time.Now()
-		if tick.Events == 0 {
-			s.observe(false, s.used.Sub(began))
-			return events, nil
-		}
-		s.last = tick
-		s.clockAt, s.clockRead = tick.At, s.used
-		if rows != nil {
-			s.observe(true, s.used.Sub(began))
-		}
-		s.metrics.ticks.Inc()
-		if err := s.publishTick(ctx, tick, rows); err != nil {
-			return events, err
-		}
-		s.metrics.events.Add(float64(tick.Events))
-		events += tick.Events
+	began := time.Now()
+	read, cancel := context.WithTimeout(ctx, readTimeout)
+	tick, rows, err := outbox.Next(read, s.conn, s.last, s.cluster, maxBatch)
+	cancel()
+	if errors.Is(err, outbox.ErrLarge) {
+		tick, err = outbox.CommitLarge(ctx, s.conn, s.last, s.cluster)
 	}
-	return events, nil
+	if err != nil {
+		return 0, err
+	}
+	s.used = time.Now()
+	if tick.Events == 0 {
+		s.observe(false, s.used.Sub(began))
+		return 0, nil
+	}
+	s.last = tick
+	s.clockAt, s.clockRead = tick.At, s.used
+	if rows != nil {
+		s.observe(true, s.used.Sub(began))
+	}
+	s.metrics.ticks.Inc()
+	if err := s.publishTick(ctx, tick, rows); err != nil {
+		return 0, err
+	}
+	s.metrics.events.Add(float64(tick.Events))
+	return tick.Events, nil
 }
 
 // publishTick appends the batch of a committed tick to Redis and moves the head. Without rows the batch is read again, at constant

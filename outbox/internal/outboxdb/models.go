@@ -41,6 +41,7 @@ type RelayProgramMember struct {
 type RelayTick struct {
 	Position    int64
 	After       int64
+	Base        int64
 	Snapshot    string
 	Events      int64
 	At          pgtype.Timestamptz
