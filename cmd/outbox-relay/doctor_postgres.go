@@ -115,7 +115,7 @@ func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 
 // outboxTriggers checks the triggers of the outbox.
 func (d *doctor) outboxTriggers(ctx context.Context, conn *pgx.Conn) {
-	for name, file := range map[string]string{"wake": "00002_waking", "refuse_update": "00002_waking", "note_cut": "00003_membership"} {
+	for name, file := range map[string]string{"check_event": "00001_schema", "wake": "00002_waking", "refuse_update": "00002_waking", "note_cut": "00003_membership"} {
 		var state string
 		err := conn.QueryRow(ctx, "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'relay.outbox'::regclass AND tgname = $1", name).Scan(&state)
 		switch {
