@@ -37,25 +37,23 @@ func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64
 	if err != nil {
 		return 0, fmt.Errorf("find the oldest tick to keep: %w", err)
 	}
-	for {
-		n, err := r.deleteTicks(ctx, db, base.Position)
-		if err != nil {
-			return 0, fmt.Errorf("delete ticks: %w", err)
-		}
-		if n < deleteChunk {
-			break
-		}
+	_, err = r.inChunks(ctx, "ticks", func(ctx context.Context) (int64, error) {
+		return queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base.Position, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return 0, err
 	}
-	var total int64
-	for {
-		n, err := r.deleteRows(ctx, db, base.Snapshot)
-		if err != nil {
-			return total, fmt.Errorf("delete rows: %w", err)
-		}
-		total += n
-		if n < deleteChunk {
-			break
-		}
+	total, err := r.inChunks(ctx, "rows", func(ctx context.Context) (int64, error) {
+		return queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return total, err
+	}
+	_, err = r.inChunks(ctx, "cuts", func(ctx context.Context) (int64, error) {
+		return queries.DeleteCuts(ctx, db, outboxdb.DeleteCutsParams{Low: r.low, Snapshot: base.Snapshot, MaxRows: deleteChunk})
+	})
+	if err != nil {
+		return total, err
 	}
 	xmin, _, _ := strings.Cut(base.Snapshot, ":")
 	if low, err := strconv.ParseUint(xmin, 10, 64); err == nil {
@@ -70,18 +68,25 @@ func (r *Retention) base(ctx context.Context, db DB, age time.Duration) (outboxd
 	return queries.RetentionBase(ctx, db, pgtype.Interval{Microseconds: age.Microseconds(), Valid: true})
 }
 
-func (r *Retention) deleteTicks(ctx context.Context, db DB, base int64) (int64, error) {
-	ctx, cancel := r.limited(ctx)
-	defer cancel()
-	return queries.DeleteTicks(ctx, db, outboxdb.DeleteTicksParams{Base: base, MaxRows: deleteChunk})
-}
-
-func (r *Retention) deleteRows(ctx context.Context, db DB, snapshot string) (int64, error) {
-	ctx, cancel := r.limited(ctx)
-	defer cancel()
-	return queries.DeleteRows(ctx, db, outboxdb.DeleteRowsParams{Low: r.low, Snapshot: snapshot, MaxRows: deleteChunk})
-}
-
 func (r *Retention) limited(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, cmp.Or(r.Patience, 2*time.Minute))
+}
+
+// inChunks repeats a deletion of at most deleteChunk rows until it finds fewer, and returns how many there were.
+func (r *Retention) inChunks(ctx context.Context, what string, del func(context.Context) (int64, error)) (total int64, err error) {
+	one := func() (int64, error) {
+		ctx, cancel := r.limited(ctx)
+		defer cancel()
+		return del(ctx)
+	}
+	for {
+		n, err := one()
+		total += n
+		if err != nil {
+			return total, fmt.Errorf("delete %s: %w", what, err)
+		}
+		if n < deleteChunk {
+			return total, nil
+		}
+	}
 }
