@@ -15,6 +15,7 @@ const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
 	refillRows   = 10_000          // read at a time, of at most 8 MiB
+	replayRows   = 4000            // of a large batch, sent at a time, of at most 8 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
 	mostDoublings    = 6                // of it, for what isn't
@@ -77,7 +78,7 @@ func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outb
 	if rows != nil {
 		err = s.publishRows(ctx, rows)
 	} else {
-		err = outbox.Replay(ctx, s.conn, tick, maxBatch, s.patience, func(rows []outbox.Row) error { return s.publishRows(ctx, rows) })
+		err = s.replay(ctx, tick)
 	}
 	if err != nil {
 		return err
@@ -85,9 +86,65 @@ func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outb
 	return s.publishHead(ctx)
 }
 
-// publishRows appends rows of one batch, ascending, to their programs' logs. A log that has lost its end is refilled first.
+// replay reads the batch again, chunk by chunk. While Redis takes one, Postgres reads the next.
+func (s *session) replay(ctx context.Context, tick outbox.Tick) error {
+	var sent *chunk
+	err := outbox.Replay(ctx, s.conn, tick, replayRows, s.patience, func(rows []outbox.Row) error {
+		next := &chunk{done: make(chan struct{}), created: rows[0].CreatedAt}
+		next.parts, next.users = split(rows)
+		if err := s.settle(ctx, sent); err != nil {
+			sent = nil
+			return err
+		}
+		sent = next
+		go func() {
+			defer close(next.done)
+			ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+			defer cancel()
+			next.behind, next.err = s.log.append(ctx, next.parts)
+		}()
+		return nil
+	})
+	return errors.Join(err, s.settle(ctx, sent))
+}
+
+// chunk is a part of a batch on its way to Redis. What is below done belongs to the goroutine that sends it, until done is closed.
+type chunk struct {
+	parts   []part
+	users   []string
+	created time.Time // of its first row
+	done    chan struct{}
+	behind  []part
+	err     error
+}
+
+// settle waits for a chunk, if there is one. What went wrong with it is repeated here: only its owner may use the session meanwhile.
+func (s *session) settle(ctx context.Context, c *chunk) error {
+	if c == nil {
+		return nil
+	}
+	<-c.done
+	parts := c.behind
+	if c.err != nil {
+		parts = c.parts
+	}
+	if err := s.publishParts(ctx, parts); err != nil {
+		return err
+	}
+	return s.published(ctx, c.created, c.users)
+}
+
+// publishRows appends rows of one batch, ascending, to their programs' logs.
 func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
 	parts, users := split(rows)
+	if err := s.publishParts(ctx, parts); err != nil {
+		return err
+	}
+	return s.published(ctx, rows[0].CreatedAt, users)
+}
+
+// publishParts appends until Redis has taken everything. A log that has lost its end is refilled first.
+func (s *session) publishParts(ctx context.Context, parts []part) error {
 	for refills := 0; len(parts) > 0; refills++ {
 		var behind []part
 		err := s.withRedis(ctx, func(ctx context.Context) (err error) {
@@ -107,8 +164,13 @@ func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
 		}
 		parts = behind
 	}
+	return nil
+}
+
+// published does what follows an append.
+func (s *session) published(ctx context.Context, created time.Time, users []string) error {
 	s.health.set(stateLog, "")
-	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(rows[0].CreatedAt))*1000).Seconds()))
+	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(created))*1000).Seconds()))
 	return s.wakeUsers(ctx, users)
 }
 
