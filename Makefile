@@ -9,7 +9,7 @@ LONG = ./...
 SOURCES = $(shell find . -name '*.go' -not -path './bin/*' -not -path '*/node_modules/*' -not -path './.*/*' | xargs grep -L '^// Code generated')
 
 .DEFAULT_GOAL := help
-.PHONY: help dev build client test test-long faults soak fuzz test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
+.PHONY: help dev build client test test-long churn faults soak fuzz test-browser test-client screenshots model bench bench-quick bench-curves bench-micro
 .PHONY: check-fmt check-generated fmt generate lint vuln clean
 
 help: ## list the targets
@@ -29,7 +29,11 @@ test: check-fmt ## all tests in small sizes, with what they need, in under 5 min
 
 test-long: lint check-generated ## the full sizes, linters and generated code, in under 20 minutes
 	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 4m -run InASilentSystem ./internal/scenario
-	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip InASilentSystem $(LONG)
+	$(if $(filter ./...,$(LONG)),$(MAKE) churn)
+	OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -race -timeout 16m -skip 'InASilentSystem|MembershipsChurn' $(LONG)
+
+churn: build ## memberships that change under 500 events a second, judged; without the race detector, in 3 minutes (SCENARIO_SEED=n repeats a run)
+	SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_LONG=1 $(RUN) $(GO) test -count=1 -timeout 10m -v -run MembershipsChurn ./internal/scenario
 
 faults: build ## every fault on whole systems, one line each, in about a quarter of an hour (FAULTS_SEED=n repeats a run)
 	SCENARIO_BINARY=$(CURDIR)/bin/outbox-relay OUTBOX_RELAY_FAULTS=1 $(RUN) $(GO) test -C internal/scenario -count=1 -timeout 40m -run 'TestFaults$(if $(FAULT),/$(FAULT))'

@@ -31,8 +31,8 @@ func (d *database) exec(sql string, args ...any) {
 // tick makes everything committed so far a batch that ends at position.
 func (d *database) tick(position, events int64) {
 	d.t.Helper()
-	d.exec(`INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
-		VALUES ($1, $2, pg_current_snapshot(), $3, now(), 1, 1)`, position, d.last, events)
+	d.exec(`INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
+		VALUES ($1, $2, $2, pg_current_snapshot(), $3, now(), 1, 1)`, position, d.last, events)
 	d.last = position
 }
 

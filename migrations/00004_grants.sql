@@ -14,6 +14,7 @@ GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) TO rela
 
 GRANT SELECT, DELETE, UPDATE (xid, data) ON relay.outbox TO relay_relay;
 GRANT SELECT, INSERT, DELETE ON relay.ticks TO relay_relay;
+GRANT SELECT, DELETE ON relay.cuts TO relay_relay;
 GRANT SELECT ON relay.users, relay.program_members, relay.effective_members TO relay_relay;
 
 -- relay_migrator owns everything, so that any member of it can apply later migrations, whoever applied the first ones. Where the
@@ -47,6 +48,7 @@ $$;
 
 -- +goose Down
 REVOKE SELECT ON relay.users, relay.program_members, relay.effective_members FROM relay_relay;
+REVOKE SELECT, DELETE ON relay.cuts FROM relay_relay;
 REVOKE SELECT, INSERT, DELETE ON relay.ticks FROM relay_relay;
 REVOKE SELECT, DELETE, UPDATE (xid, data) ON relay.outbox FROM relay_relay;
 REVOKE EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) FROM relay_emitter;

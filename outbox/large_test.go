@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/outbox"
@@ -28,7 +29,7 @@ func TestLargeRowsAreReadInSmallChunks(t *testing.T) {
 		t.Fatal(err)
 	}
 	var replayed []outbox.Row
-	err = outbox.Replay(t.Context(), r.conn, tick, 1000, func(rows []outbox.Row) error {
+	err = outbox.Replay(t.Context(), r.conn, tick, 1000, time.Minute, func(rows []outbox.Row) error {
 		if n := bytes(rows); n > maxHeld {
 			t.Errorf("a chunk of %d rows with %d bytes", len(rows), n)
 		}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/outbox/internal/outboxdb"
 )
 
 // ErrLarge says that more rows, or more data, wait than Next returns: no tick was written; go on with CommitLarge and Replay.
@@ -24,21 +26,52 @@ const unread = `
     SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
     OFFSET 0`
 
-// insertTick writes the tick of the rows in the derived table or CTE that follows. The first position is never below the clock, the
-// last position, or the created_at of any row of the batch. (sqlc can't resolve a derived table in INSERT … SELECT: hence by hand.)
-const insertTick = `
-    INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
-    SELECT first + events - 1, $2::bigint, pg_current_snapshot(), events, clock_timestamp(), $3::bigint, $4::bigint
+// maxCuts bounds the batches that are cut from what waits. What is behind the last cut is one batch: in it control rows come first.
+const maxCuts = "100"
+
+// cuts are where what waits must be divided: what the transactions of membership changes saw as they committed, if that is something in the
+// same program, an event or another change of the same user. Snapshots of one server form a chain: by xmax, then by how few were running.
+// One that doesn't see all that the last tick saw was taken before that tick.
+const cuts = `cuts AS MATERIALIZED (
+    SELECT c.snapshot, row_number() OVER (ORDER BY pg_snapshot_xmax(c.snapshot), (SELECT count(*) FROM pg_snapshot_xip(c.snapshot)) DESC, c.xid) - 1 AS n
+    FROM relay.cuts c
+    WHERE c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
+      AND pg_snapshot_xmax(c.snapshot) >= pg_snapshot_xmax($1::text::pg_snapshot)
+      AND NOT EXISTS (SELECT FROM pg_snapshot_xip(c.snapshot) running WHERE pg_visible_in_snapshot(running, $1::text::pg_snapshot))
+      AND EXISTS (
+        SELECT FROM relay.outbox k JOIN relay.outbox e ON e.program_id = k.program_id
+        WHERE k.xid = c.xid AND k.control AND (NOT e.control OR e.performed_by_id = k.performed_by_id)
+          AND e.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND e.xid < pg_snapshot_xmax(c.snapshot)
+          AND NOT pg_visible_in_snapshot(e.xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(e.xid, c.snapshot))
+    ORDER BY n LIMIT ` + maxCuts + `)`
+
+// segment is how many cuts don't see the row o. Whoever doesn't see a transaction doesn't see one that began after its end either, so that
+// rows ordered by segment keep the order of commits.
+const segment = `(SELECT count(*) FROM cuts WHERE NOT pg_visible_in_snapshot(o.xid, cuts.snapshot))`
+
+// insertTicks writes one tick for each of the CTE `counted` (segment, events, latest), ascending. The first position is never below the clock, the
+// last position, or the created_at of any row. (sqlc can't resolve a derived table in INSERT … SELECT: hence by hand.)
+const insertTicks = `
+    INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
+    SELECT position, lag(position, 1, $2::bigint) OVER (ORDER BY position), $2::bigint,
+           coalesce((SELECT snapshot FROM cuts WHERE n = segment), pg_current_snapshot()), events, clock_timestamp(), $3::bigint, $4::bigint
+    FROM (SELECT segment, events, (first - 1 + sum(events) OVER (ORDER BY segment))::bigint AS position
+          FROM counted, (SELECT greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1,
+                                         (extract(epoch FROM max(latest)) * 1000000)::bigint) AS first FROM counted) f) p`
+
+// nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
+// long, is recognised at once. Where a membership change shares a program with something else, nextCutQuery is asked: it does the same, with cuts.
+const nextQuery = `WITH batch AS MATERIALIZED (
+    SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
+), tick AS (
+    INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
+    SELECT first + events - 1, $2::bigint, $2::bigint, pg_current_snapshot(), events, clock_timestamp(), $3::bigint, $4::bigint
     FROM (SELECT count(*) AS events,
                  greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1,
                           (extract(epoch FROM max(created_at)) * 1000000)::bigint) AS first
-          FROM `
-
-// nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
-// long, is recognised at once.
-const nextQuery = `WITH batch AS MATERIALIZED (
-    SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
-), tick AS (` + insertTick + `batch HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint) summary
+          FROM batch HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint AND NOT EXISTS (
+              SELECT FROM batch c JOIN batch e ON e.program_id = c.program_id AND e.xid <> c.xid
+              WHERE c.control AND (NOT e.control OR e.performed_by_id = c.performed_by_id))) summary
     RETURNING position, snapshot, at
 )
 SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
@@ -47,8 +80,30 @@ FROM batch b LEFT JOIN tick t ON true
 WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
 ORDER BY b.control DESC, b.id`
 
-const commitLargeQuery = insertTick + `(` + unread + `) o HAVING count(*) > 0) summary
-RETURNING position, snapshot::text, events, at`
+const nextCutQuery = `WITH ` + cuts + `, batch AS MATERIALIZED (
+    SELECT o.*, ` + segment + ` AS segment FROM (` + unread + `) o LIMIT $5::bigint + 1
+), counted AS (
+    SELECT segment, count(*) AS events, max(created_at) AS latest FROM batch
+    WHERE EXISTS (SELECT FROM batch HAVING count(*) <= $5::bigint AND sum(octet_length(data::text)) <= $6::bigint)
+    GROUP BY segment
+), tick AS (` + insertTicks + `
+    RETURNING position, snapshot, at
+)
+SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
+       t.position, t.snapshot::text, t.at
+FROM (SELECT *, dense_rank() OVER (ORDER BY segment) AS n FROM batch) b
+LEFT JOIN (SELECT *, row_number() OVER (ORDER BY position) AS n FROM tick) t ON t.n = b.n
+WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
+ORDER BY b.segment, b.control DESC, b.id`
+
+const commitLargeQuery = `WITH ` + cuts + `, counted AS (
+    SELECT segment, count(*) AS events, max(created_at) AS latest
+    FROM (SELECT o.created_at, CASE WHEN EXISTS (SELECT FROM cuts) THEN ` + segment + ` ELSE 0 END AS segment FROM (` + unread + `) o) s
+    GROUP BY segment
+), tick AS (` + insertTicks + `
+    RETURNING position, snapshot, events, at
+)
+SELECT position, snapshot::text, sum(events) OVER ()::bigint, at FROM tick ORDER BY position DESC LIMIT 1`
 
 // batchBytes bounds the data that is held of a batch or a chunk of one. The least chunk, of rows as large as a row may be, has 32.
 const batchBytes = 32 * MaxDataBytes
@@ -57,51 +112,53 @@ const batchBytes = 32 * MaxDataBytes
 // must have synchronous_commit = on) when Next returns. No rows: the zero Tick. More than limit rows, or more than 8 MiB of data: ErrLarge,
 // and nothing is written. Any other error leaves it open whether the tick was committed: read NewestTick again.
 //
+// Control rows stand first in their batch, and who is revoked gets nothing of it. What had been committed before the change is therefore a batch
+// of its own: the rows are cut.
+//
 // Next must not be called inside a transaction, nor on a standby.
 func Next(ctx context.Context, db DB, last Tick, cluster Cluster, limit int) (Tick, []Row, error) {
-	rows, err := db.Query(ctx, nextQuery, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline, limit, batchBytes)
-	if err != nil {
-		return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
-	}
-	defer rows.Close()
-	var (
-		batch    []Row
-		position *int64
-		snapshot *string
-		at       *time.Time
-	)
-	for rows.Next() {
-		var r Row
-		err := rows.Scan(&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control,
-			&position, &snapshot, &at)
+	var tick Tick
+	var batch []Row
+	for _, query := range []string{nextQuery, nextCutQuery} {
+		rows, err := db.Query(ctx, query, last.Snapshot, last.Position, cluster.SystemID, cluster.Timeline, limit, batchBytes)
 		if err != nil {
-			return Tick{}, nil, fmt.Errorf("read an outbox row: %w", err)
+			return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
 		}
-		batch = append(batch, r)
+		if tick, batch, err = scanBatch(rows); err != nil {
+			return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
+		}
+		if len(batch) == 0 {
+			return Tick{}, nil, nil
+		}
+		if tick.Position != 0 {
+			tick.After, tick.AfterSnapshot, tick.Cluster = last.Position, last.Snapshot, cluster
+			return tick, batch, nil
+		}
 	}
-	if err := rows.Err(); err != nil {
-		return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
-	}
-	if len(batch) == 0 {
-		return Tick{}, nil, nil
-	}
-	if position == nil {
-		return Tick{}, nil, ErrLarge
-	}
-	tick := Tick{
-		Position: *position, After: last.Position, Snapshot: *snapshot, AfterSnapshot: last.Snapshot,
-		Events: int64(len(batch)), At: *at, Cluster: cluster, Replayable: true,
-	}
-	number(batch, tick, 0)
-	return tick, batch, nil
+	return Tick{}, nil, ErrLarge
 }
 
-// number gives rows their positions: the first of them is the one after the first `before` rows of the tick.
-func number(rows []Row, tick Tick, before int64) {
-	for i := range rows {
-		rows[i].Position = tick.Position - tick.Events + before + int64(i) + 1
-		rows[i].TickThrough = tick.Position
+// scanBatch returns the rows of a tick, numbered, or only one and the zero Tick if none was written.
+func scanBatch(rows pgx.Rows) (tick Tick, batch []Row, err error) {
+	var position *int64
+	var snapshot *string
+	var at *time.Time
+	var r Row
+	_, err = pgx.ForEachRow(rows, []any{
+		&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control, &position, &snapshot, &at,
+	}, func() error {
+		if position != nil {
+			r.TickThrough = *position
+			tick = Tick{Position: *position, Snapshot: *snapshot, At: *at, Replayable: true}
+		}
+		batch = append(batch, r)
+		return nil
+	})
+	tick.Events = int64(len(batch))
+	for i := range batch {
+		batch[i].Position = tick.Position - tick.Events + int64(i) + 1
 	}
+	return tick, batch, err
 }
 
 // CommitLarge commits the tick of all rows after last, however many, without reading them; Replay does that. No rows: the zero Tick.
@@ -130,39 +187,68 @@ FROM (
     OFFSET 0) o
 ORDER BY control DESC, id`
 
-// Replay reads the batch of a committed tick again, in chunks of at most limit rows and 8 MiB of data, and calls use with each. The cursor is
-// WITH HOLD: the server keeps the sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so
-// that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned.
-func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func([]Row) error) (err error) {
+// Replay reads the rows of a committed tick again, in chunks of at most limit rows and 8 MiB of data, and calls use with each. The cursor is
+// WITH HOLD: the server keeps a sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so
+// that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned. A chunk that doesn't come within
+// patience is an error, too; to sort a batch beforehand the server has a millisecond more for each of its events.
+func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, patience time.Duration, use func([]Row) error) error {
 	if !tick.Replayable || tick.Events == 0 {
 		return nil
 	}
-	if _, err := conn.Exec(ctx, declareReplay, tick.AfterSnapshot, tick.Snapshot); err != nil {
-		return fmt.Errorf("open the batch of tick %d: %w", tick.Position, err)
+	batches, err := batchesOf(ctx, conn, tick, patience)
+	if err != nil {
+		return fmt.Errorf("read the batches of tick %d: %w", tick.Position, err)
+	}
+	after := tick.AfterSnapshot
+	for _, b := range batches {
+		if b.Position > tick.Position {
+			break
+		}
+		if err := replayBatch(ctx, conn, after, b, limit, patience, use); err != nil {
+			return err
+		}
+		after = b.Snapshot
+	}
+	return nil
+}
+
+func batchesOf(ctx context.Context, conn *pgx.Conn, tick Tick, patience time.Duration) ([]outboxdb.TicksAfterRow, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return queries.TicksAfter(ctx, conn, tick.After)
+}
+
+func replayBatch(
+	ctx context.Context, conn *pgx.Conn, after string, batch outboxdb.TicksAfterRow, limit int, patience time.Duration, use func([]Row) error,
+) (err error) {
+	if err := execWithin(ctx, conn, patience+time.Duration(batch.Events)*time.Millisecond, declareReplay, after, batch.Snapshot); err != nil {
+		return fmt.Errorf("open the batch of tick %d: %w", batch.Position, err)
 	}
 	defer func() {
 		if conn.IsClosed() {
 			return
 		}
-		if _, closeErr := conn.Exec(ctx, "CLOSE relay_replay"); closeErr != nil && err == nil {
-			err = fmt.Errorf("close the batch of tick %d: %w", tick.Position, closeErr)
+		if closeErr := execWithin(ctx, conn, patience, "CLOSE relay_replay"); closeErr != nil && err == nil {
+			err = fmt.Errorf("close the batch of tick %d: %w", batch.Position, closeErr)
 		}
 	}()
 	chunk := min(limit, batchBytes/MaxDataBytes)
 	for before := int64(0); ; {
-		rows, total, widest, err := fetch(ctx, conn, chunk)
+		rows, total, widest, err := fetch(ctx, conn, patience, chunk)
 		if err != nil {
-			return fmt.Errorf("read the batch of tick %d: %w", tick.Position, err)
+			return fmt.Errorf("read the batch of tick %d: %w", batch.Position, err)
 		}
-		if before == 0 && total != tick.Events {
-			return fmt.Errorf("%w: tick %d has %d events, of which %d are left", ErrDeleted, tick.Position, tick.Events, total)
+		if before == 0 && total != batch.Events {
+			return fmt.Errorf("%w: tick %d has %d events, of which %d are left", ErrDeleted, batch.Position, batch.Events, total)
 		}
 		if len(rows) == 0 {
 			return nil
 		}
 		chunk = min(limit, batchBytes/max(widest, 1))
-		number(rows, tick, before)
-		before += int64(len(rows))
+		for i := range rows {
+			before++
+			rows[i].Position, rows[i].TickThrough = batch.Position-batch.Events+before, batch.Position
+		}
 		if err := use(rows); err != nil {
 			return err
 		}
@@ -170,7 +256,9 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, use func(
 }
 
 // fetch returns the next rows of the cursor, how many rows the whole batch has, and the bytes of the largest data among them.
-func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total int64, widest int, err error) {
+func fetch(ctx context.Context, conn *pgx.Conn, patience time.Duration, limit int) (batch []Row, total int64, widest int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	rows, err := conn.Query(ctx, fmt.Sprintf("FETCH %d FROM relay_replay", limit), pgx.QueryExecModeDescribeExec)
 	if err != nil {
 		return nil, 0, 0, err
@@ -181,4 +269,11 @@ func fetch(ctx context.Context, conn *pgx.Conn, limit int) (batch []Row, total i
 		return r, err
 	})
 	return batch, total, widest, err
+}
+
+func execWithin(ctx context.Context, conn *pgx.Conn, d time.Duration, query string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	_, err := conn.Exec(ctx, query, args...)
+	return err
 }

@@ -35,7 +35,7 @@ func TestPlansAreIndexScans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queries := map[string]string{"next": nextQuery, "large": commitLargeQuery}
+	queries := map[string]string{"next": nextQuery, "cut": nextCutQuery, "large": commitLargeQuery}
 	for name, args := range map[string][]string{
 		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
 		"ProgramRows": {"program text", "lower", "upper", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint"},
@@ -46,7 +46,7 @@ func TestPlansAreIndexScans(t *testing.T) {
 	for name, query := range queries {
 		plan := explain(t, conn, name, query)
 		for line := range strings.Lines(plan) {
-			if strings.Contains(line, "Seq Scan on outbox") || strings.Contains(line, "Seq Scan on ticks") || strings.Contains(line, "Bitmap Heap Scan") {
+			if strings.Contains(line, "Seq Scan on outbox") || strings.Contains(line, "Seq Scan on ticks") || strings.Contains(line, "Seq Scan on cuts c") || strings.Contains(line, "Bitmap Heap Scan") {
 				t.Errorf("%s: %s\n%s", name, strings.TrimSpace(line), plan)
 			}
 		}

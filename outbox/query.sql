@@ -1,7 +1,9 @@
 -- name: NewestTick :one
-SELECT t.position, t.after, t.snapshot::text AS snapshot, coalesce(p.snapshot::text, '1:1:')::text AS after_snapshot,
-       t.events, t.at, t.system_id, t.timeline, (p.position IS NOT NULL OR t.after = 0)::boolean AS replayable
-FROM relay.ticks t LEFT JOIN relay.ticks p ON p.position = t.after
+-- The newest tick, taken together with those that were committed with it.
+SELECT t.position, t.base, t.snapshot::text AS snapshot, coalesce(p.snapshot::text, '1:1:')::text AS base_snapshot,
+       (SELECT sum(k.events) FROM relay.ticks k WHERE k.position > t.base)::bigint AS events,
+       t.at, t.system_id, t.timeline, (p.position IS NOT NULL OR t.base = 0)::boolean AS replayable
+FROM relay.ticks t LEFT JOIN relay.ticks p ON p.position = t.base
 ORDER BY t.position DESC
 LIMIT 1;
 
@@ -120,12 +122,12 @@ WHERE o.xid >= pg_snapshot_xmin(@snapshot::pg_snapshot) AND o.xid < pg_snapshot_
   AND NOT pg_visible_in_snapshot(o.xid, @snapshot) AND pg_visible_in_snapshot(o.xid, @upto);
 
 -- name: RetentionBase :one
--- The newest tick that is old enough to become the oldest: never the newest of all, which may have to be replayed, and never the very
--- first, whose after = 0 says that nothing has been deleted yet.
+-- The newest tick that is old enough to become the oldest: never one that may have to be replayed, and never the very first, whose
+-- after = 0 says that nothing has been deleted yet.
 SELECT t.position, t.snapshot::text AS snapshot
 FROM relay.ticks t
 WHERE t.at <= clock_timestamp() - @retention::interval AND t.after <> 0
-  AND t.position < (SELECT max(n.position) FROM relay.ticks n)
+  AND t.position <= (SELECT n.base FROM relay.ticks n ORDER BY n.position DESC LIMIT 1)
 ORDER BY t.position DESC
 LIMIT 1;
 
@@ -139,4 +141,12 @@ DELETE FROM relay.outbox WHERE id = ANY (ARRAY(
     SELECT o.id FROM relay.outbox o
     WHERE o.xid >= @low::xid8 AND o.xid < pg_snapshot_xmax(@snapshot::pg_snapshot) AND pg_visible_in_snapshot(o.xid, @snapshot)
     ORDER BY o.xid
+    LIMIT @max_rows));
+
+-- name: DeleteCuts :execrows
+-- Cuts of deleted batches, in small transactions.
+DELETE FROM relay.cuts WHERE xid = ANY (ARRAY(
+    SELECT c.xid FROM relay.cuts c
+    WHERE c.xid >= @low::xid8 AND c.xid < pg_snapshot_xmax(@snapshot::pg_snapshot) AND pg_visible_in_snapshot(c.xid, @snapshot)
+    ORDER BY c.xid
     LIMIT @max_rows));

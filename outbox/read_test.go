@@ -56,7 +56,7 @@ func (r *reader) next(limit int) (batch []outbox.Row) {
 
 func (r *reader) replay(tick outbox.Tick, chunk int) (batch []outbox.Row) {
 	r.t.Helper()
-	err := outbox.Replay(r.t.Context(), r.conn, tick, chunk, func(rows []outbox.Row) error {
+	err := outbox.Replay(r.t.Context(), r.conn, tick, chunk, time.Minute, func(rows []outbox.Row) error {
 		if len(rows) > chunk {
 			r.t.Errorf("a chunk of %d rows, want at most %d", len(rows), chunk)
 		}

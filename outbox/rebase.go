@@ -43,9 +43,9 @@ func Rebase(ctx context.Context, tx pgx.Tx, last Tick, cluster Cluster, seen int
 			return Tick{}, err
 		}
 	}
-	err := tx.QueryRow(ctx, `INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline, rebased_from)
+	err := tx.QueryRow(ctx, `INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline, rebased_from)
 		SELECT greatest($1::bigint, $2::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $3::bigint,
-		       $1::bigint, $4::text::pg_snapshot, 0, clock_timestamp(), $5::bigint, $6::bigint, $1::bigint
+		       $1::bigint, $1::bigint, $4::text::pg_snapshot, 0, clock_timestamp(), $5::bigint, $6::bigint, $1::bigint
 		RETURNING position, at`,
 		last.Position, seen, rebaseGap, t.Snapshot, cluster.SystemID, cluster.Timeline).Scan(&t.Position, &t.At)
 	if err != nil {
@@ -63,8 +63,10 @@ func adopt(ctx context.Context, tx pgx.Tx, relayed string, at time.Time) error {
 	if _, err := tx.Exec(ctx, "UPDATE relay.outbox SET xid = pg_current_xact_id()"); err != nil {
 		return fmt.Errorf("adopt the rows that were not relayed: %w", err)
 	}
-	if _, err := tx.Exec(ctx, "DELETE FROM relay.ticks"); err != nil {
-		return fmt.Errorf("forget the ticks of the old cluster: %w", err)
+	for _, table := range []string{"ticks", "cuts"} {
+		if _, err := tx.Exec(ctx, "DELETE FROM relay."+table); err != nil {
+			return fmt.Errorf("forget the %s of the old cluster: %w", table, err)
+		}
 	}
 	return nil
 }

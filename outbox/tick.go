@@ -21,16 +21,17 @@ const PlanSettings = "SET jit = off; SET enable_seqscan = off; SET enable_bitmap
 // Genesis is the snapshot before all transactions: the cursor of a relay that has never committed a tick.
 const Genesis = "1:1:"
 
-// Tick is one relayed batch: the rows that Snapshot sees and AfterSnapshot doesn't. The zero Tick stands before all events.
+// Tick is what the relay has committed at once: the rows that Snapshot sees and AfterSnapshot doesn't, with consecutive positions. It is one
+// row of relay.ticks and one batch, or several of them where the rows are cut at membership changes. The zero Tick stands before all events.
 type Tick struct {
-	Position      int64 // of the batch's last row, µs; 0 for the zero Tick
+	Position      int64 // of the last row, µs; 0 for the zero Tick
 	After         int64 // position of the tick before, 0 for the first
 	Snapshot      string
 	AfterSnapshot string // snapshot of the tick before
 	Events        int64
 	At            time.Time
 	Cluster       Cluster
-	Replayable    bool // the batch can be read again: the tick before hasn't been deleted
+	Replayable    bool // the rows can be read again: the tick before hasn't been deleted
 }
 
 // Cluster identifies a Postgres history: the server's system identifier and its timeline, which a promotion raises.
@@ -82,7 +83,7 @@ func NewestTick(ctx context.Context, db DB) (Tick, error) {
 		return Tick{}, fmt.Errorf("read the newest tick: %w", err)
 	}
 	return Tick{
-		Position: r.Position, After: r.After, Snapshot: r.Snapshot, AfterSnapshot: r.AfterSnapshot, Events: r.Events, At: r.At.Time,
+		Position: r.Position, After: r.Base, Snapshot: r.Snapshot, AfterSnapshot: r.BaseSnapshot, Events: r.Events, At: r.At.Time,
 		Cluster: Cluster{SystemID: r.SystemID, Timeline: r.Timeline}, Replayable: r.Replayable,
 	}, nil
 }

@@ -74,14 +74,16 @@ func TestWakeUpsOnACluster(t *testing.T) {
 func TestOpenRedisReadsURLs(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
-		"redis://127.0.0.1:1/0":                  "*redis.Client",
-		"redis://u:p@h1,h2:7000":                 "*redis.ClusterClient",
-		"rediss://h1:7000,h2:7000":               "*redis.ClusterClient",
-		"redis+sentinel://h1,h2:26379/master/1":  "*redis.Client",
-		"rediss+sentinel://u:p@h1:26379/master":  "*redis.Client",
-		"redis://h1,h2/3":                        "REDIS_URL: a Redis Cluster has database 0 only: leave the path out",
-		"redis+sentinel://h1:26379":              "REDIS_URL: the master's name is missing: redis+sentinel://host:26379,host:26379/master-name",
-		"redis+sentinel://h1:26379/master/first": "REDIS_URL: the database after the master's name must be a number",
+		"redis://127.0.0.1:1/0":                     "*redis.Client",
+		"redis://u:p@h1,h2:7000":                    "*redis.ClusterClient",
+		"rediss://h1:7000,h2:7000":                  "*redis.ClusterClient",
+		"redis+sentinel://h1,h2:26379/master/1":     "*redis.Client",
+		"rediss+sentinel://u:p@h1:26379/master":     "*redis.Client",
+		"redis://h1,h2/3":                           "REDIS_URL: a Redis Cluster has database 0 only: leave the path out",
+		"redis+sentinel://h1/m?sentinel_password=p": "*redis.Client",
+		"redis+sentinel://h1/m?password=p":          `REDIS_URL: unknown parameter "password": with Sentinel there are sentinel_username and sentinel_password`,
+		"redis+sentinel://h1:26379":                 "REDIS_URL: the master's name is missing: redis+sentinel://host:26379,host:26379/master-name",
+		"redis+sentinel://h1:26379/master/first":    "REDIS_URL: the database after the master's name must be a number",
 	} {
 		client, err := relay.OpenRedis(url)
 		got := fmt.Sprint(err)

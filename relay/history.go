@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -84,7 +83,7 @@ func NewHistory(c HistoryConfig) *History {
 		c.Registerer.MustRegister(degraded)
 	}
 	return &History{
-		config: c, deep: make(chan struct{}, c.DeepReads), topics: topics{names: map[string]bool{}},
+		config: c, deep: make(chan struct{}, c.DeepReads), clock: clock{every: clockEvery}, topics: topics{names: map[string]bool{}},
 		health: newHealth(c.Logger, degraded, stateSubscription, stateEviction),
 	}
 }
@@ -168,7 +167,7 @@ func (h *History) release() { <-h.deep }
 // lost its end, doesn't hold: neither trimmed by age (measured from the newest entry, and the key as a whole by the clock) nor by count.
 func (h *History) recent(ctx context.Context, program string, after int64, read func(redis.Pipeliner, string) *redis.ZSliceCmd) (page Page, vouched bool, err error) {
 	key := keyPrefix + program
-	now, err := h.clock.now(ctx, h.config.Pool)
+	now, err := h.clock.position(ctx, h.config.Pool)
 	if err != nil {
 		return Page{}, false, err
 	}
@@ -254,32 +253,4 @@ func entries(rows []outbox.Row) []Entry {
 		list = append(list, e)
 	}
 	return list
-}
-
-// clock is the database's clock, read once a minute and carried on by the monotonic clock in between.
-type clock struct {
-	mu   sync.Mutex
-	at   time.Time // the database's …
-	read time.Time // … when it was read; zero: never
-}
-
-const clockEvery = time.Minute
-
-// now returns the database's time as a position. While Postgres can't be asked the last reading is carried on.
-func (c *clock) now(ctx context.Context, pool *pgxpool.Pool) (int64, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.read.IsZero() || time.Since(c.read) > clockEvery {
-		var at time.Time
-		err := pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at)
-		switch {
-		case err == nil:
-			c.at, c.read = at, time.Now()
-		case c.read.IsZero():
-			return 0, fmt.Errorf("read the database's clock: %w", err)
-		default:
-			c.at, c.read = c.at.Add(time.Since(c.read)), time.Now()
-		}
-	}
-	return micros(c.at.Add(time.Since(c.read))), nil
 }

@@ -235,27 +235,6 @@ func (l *Log) compare(ctx context.Context, now int64) (lost, foreign []string, e
 	return lost, foreign, nil
 }
 
-// clear removes every log and the head, for a new history.
-func (l *Log) clear(ctx context.Context) error {
-	err := eachMaster(ctx, l.redis, func(ctx context.Context, node redis.UniversalClient) error {
-		keys := node.Scan(ctx, 0, keyPrefix+"*", 1000).Iterator()
-		for keys.Next(ctx) {
-			if err := l.redis.Del(ctx, keys.Val()).Err(); err != nil {
-				return err
-			}
-		}
-		return keys.Err()
-	})
-	if err == nil {
-		err = l.redis.Del(ctx, headKey).Err()
-	}
-	if err != nil {
-		return fmt.Errorf("clear the logs in Redis: %w", err)
-	}
-	l.newest, l.head = map[string]int64{}, ""
-	return nil
-}
-
 func isWrongType(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") }
 
 func isNoScript(err error) bool { return err != nil && strings.Contains(err.Error(), "NOSCRIPT") }

@@ -15,6 +15,10 @@ const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
 	refillRows   = 10_000          // read at a time, of at most 8 MiB
+	replayRows   = 4000            // of a large batch, sent at a time, of at most 8 MiB
+
+	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
+	mostDoublings    = 6                // of it, for what isn't
 )
 
 // step reads what is new, commits its tick and publishes it. It returns how many events that were.
@@ -24,7 +28,7 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 	tick, rows, err := outbox.Next(read, s.conn, s.last, s.cluster, maxBatch)
 	cancel()
 	if errors.Is(err, outbox.ErrLarge) {
-		tick, err = outbox.CommitLarge(ctx, s.conn, s.last, s.cluster)
+		tick, err = s.commitLarge(ctx)
 	}
 	if err != nil {
 		return 0, err
@@ -34,7 +38,7 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 		s.observe(false, s.used.Sub(began))
 		return 0, nil
 	}
-	s.last = tick
+	s.last, s.lacking = tick, 0
 	s.clockAt, s.clockRead = tick.At, s.used
 	if rows != nil {
 		s.observe(true, s.used.Sub(began))
@@ -47,6 +51,26 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 	return tick.Events, nil
 }
 
+func (s *session) commitLarge(ctx context.Context) (tick outbox.Tick, err error) {
+	err = s.patiently(ctx, func(ctx context.Context) (err error) {
+		tick, err = outbox.CommitLarge(ctx, s.conn, s.last, s.cluster)
+		return err
+	})
+	return tick, err
+}
+
+// patiently runs a statement whose time grows with what waits in the outbox. It has half a minute, and twice as long each time that this wasn't
+// enough, up to 32 minutes, until a tick is committed: a server that doesn't answer is given up, and no backlog is too long.
+func (r *Relay) patiently(ctx context.Context, statement func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, r.patience<<r.lacking)
+	defer cancel()
+	err := statement(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		r.lacking = min(r.lacking+1, mostDoublings)
+	}
+	return err
+}
+
 // publishTick appends the batch of a committed tick to Redis and moves the head. Without rows the batch is read again, at constant
 // memory. When it returns nil every append has been acknowledged.
 func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outbox.Row) error {
@@ -54,7 +78,7 @@ func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outb
 	if rows != nil {
 		err = s.publishRows(ctx, rows)
 	} else {
-		err = outbox.Replay(ctx, s.conn, tick, maxBatch, func(rows []outbox.Row) error { return s.publishRows(ctx, rows) })
+		err = s.replay(ctx, tick)
 	}
 	if err != nil {
 		return err
@@ -62,9 +86,65 @@ func (s *session) publishTick(ctx context.Context, tick outbox.Tick, rows []outb
 	return s.publishHead(ctx)
 }
 
-// publishRows appends rows of one batch, ascending, to their programs' logs. A log that has lost its end is refilled first.
+// replay reads the batch again, chunk by chunk. While Redis takes one, Postgres reads the next.
+func (s *session) replay(ctx context.Context, tick outbox.Tick) error {
+	var sent *chunk
+	err := outbox.Replay(ctx, s.conn, tick, replayRows, s.patience, func(rows []outbox.Row) error {
+		next := &chunk{done: make(chan struct{}), created: rows[0].CreatedAt}
+		next.parts, next.users = split(rows)
+		if err := s.settle(ctx, sent); err != nil {
+			sent = nil
+			return err
+		}
+		sent = next
+		go func() {
+			defer close(next.done)
+			ctx, cancel := context.WithTimeout(ctx, redisTimeout)
+			defer cancel()
+			next.behind, next.err = s.log.append(ctx, next.parts)
+		}()
+		return nil
+	})
+	return errors.Join(err, s.settle(ctx, sent))
+}
+
+// chunk is a part of a batch on its way to Redis. What is below done belongs to the goroutine that sends it, until done is closed.
+type chunk struct {
+	parts   []part
+	users   []string
+	created time.Time // of its first row
+	done    chan struct{}
+	behind  []part
+	err     error
+}
+
+// settle waits for a chunk, if there is one. What went wrong with it is repeated here: only its owner may use the session meanwhile.
+func (s *session) settle(ctx context.Context, c *chunk) error {
+	if c == nil {
+		return nil
+	}
+	<-c.done
+	parts := c.behind
+	if c.err != nil {
+		parts = c.parts
+	}
+	if err := s.publishParts(ctx, parts); err != nil {
+		return err
+	}
+	return s.published(ctx, c.created, c.users)
+}
+
+// publishRows appends rows of one batch, ascending, to their programs' logs.
 func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
 	parts, users := split(rows)
+	if err := s.publishParts(ctx, parts); err != nil {
+		return err
+	}
+	return s.published(ctx, rows[0].CreatedAt, users)
+}
+
+// publishParts appends until Redis has taken everything. A log that has lost its end is refilled first.
+func (s *session) publishParts(ctx context.Context, parts []part) error {
 	for refills := 0; len(parts) > 0; refills++ {
 		var behind []part
 		err := s.withRedis(ctx, func(ctx context.Context) (err error) {
@@ -84,8 +164,13 @@ func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
 		}
 		parts = behind
 	}
+	return nil
+}
+
+// published does what follows an append.
+func (s *session) published(ctx context.Context, created time.Time, users []string) error {
 	s.health.set(stateLog, "")
-	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(rows[0].CreatedAt))*1000).Seconds()))
+	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(created))*1000).Seconds()))
 	return s.wakeUsers(ctx, users)
 }
 
@@ -198,13 +283,13 @@ func (s *session) inspect(ctx context.Context) error {
 func (s *session) refill(ctx context.Context, program string) error {
 	s.health.set(stateLog, "Redis lost the end of "+keyPrefix+program+"; it is refilled from the outbox")
 	s.metrics.refills.Inc()
-	oldest, err := outbox.Oldest(ctx, s.conn)
+	oldest, err := s.oldest(ctx)
 	if err != nil {
 		return err
 	}
 	delete(s.log.newest, program)
 	for cursor := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds()); cursor < s.last.Position; {
-		rows, through, err := outbox.ReadHistory(ctx, s.conn, program, cursor, refillRows)
+		rows, through, err := s.readHistory(ctx, program, cursor)
 		if err != nil {
 			return err
 		}
@@ -225,14 +310,28 @@ func (s *session) refill(ctx context.Context, program string) error {
 	return nil
 }
 
+func (s *session) oldest(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return outbox.Oldest(ctx, s.conn)
+}
+
+func (s *session) readHistory(ctx context.Context, program string, after int64) (rows []outbox.Row, through int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.patience)
+	defer cancel()
+	return outbox.ReadHistory(ctx, s.conn, program, after, refillRows)
+}
+
 // rebase starts a new history: the database is not the one, or not on the timeline, that the last tick was committed on.
 // redisHead is what Redis says had been published; positions go on well above everything that anybody may have seen.
 func (s *session) rebase(ctx context.Context, redisHead int64) error {
 	s.config.Logger.Warn("relay: the database was restored or failed over; positions are rebased and clients are told by a gap",
 		"system", s.cluster.SystemID, "timeline", s.cluster.Timeline, "was_system", s.last.Cluster.SystemID, "was_timeline", s.last.Cluster.Timeline)
-	err := pgx.BeginTxFunc(ctx, s.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) (err error) {
-		s.last, err = outbox.Rebase(ctx, tx, s.last, s.cluster, redisHead)
-		return err
+	err := s.patiently(ctx, func(ctx context.Context) error {
+		return pgx.BeginTxFunc(ctx, s.conn, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) (err error) {
+			s.last, err = outbox.Rebase(ctx, tx, s.last, s.cluster, redisHead)
+			return err
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("rebase: %w", err)

@@ -16,7 +16,7 @@ import (
 const bufferSize = 8 << 10
 
 // OpenRedis returns a client for a REDIS_URL: redis:// and rediss:// for one server, with several hosts (redis://h1:6379,h2:6379) for Redis
-// Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel. It connects to nothing. Every command ends within its
+// Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel (the Sentinels' own: ?sentinel_username=…&sentinel_password=…). It connects to nothing. Every command ends within its
 // context; a command is not repeated behind the caller's back.
 func OpenRedis(text string) (redis.UniversalClient, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
@@ -74,6 +74,16 @@ func openSentinel(rest string, secure bool) (redis.UniversalClient, error) {
 	if len(path) > 1 {
 		if _, err := fmt.Sscan(path[1], &options.DB); err != nil {
 			return nil, errors.New("REDIS_URL: the database after the master's name must be a number")
+		}
+	}
+	for name, values := range u.Query() {
+		switch name {
+		case "sentinel_username":
+			options.SentinelUsername = values[0]
+		case "sentinel_password":
+			options.SentinelPassword = values[0]
+		default:
+			return nil, fmt.Errorf("REDIS_URL: unknown parameter %q: with Sentinel there are sentinel_username and sentinel_password", name)
 		}
 	}
 	if u.User != nil {

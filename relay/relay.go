@@ -60,8 +60,11 @@ type Relay struct {
 	config  Config
 	health  *health
 	metrics *metrics
-	quiet   time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
-	poll    time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
+	lacking int // owned by Run: how often patience hasn't been enough
+
+	patience time.Duration // for one statement; statementTimeout, but for tests
+	quiet    time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
+	poll     time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 
 // New checks the configuration. It connects to nothing.
@@ -72,7 +75,7 @@ func New(c Config) (*Relay, error) {
 	}
 	m := newMetrics(c.Registerer)
 	return &Relay{
-		config: c, metrics: m, quiet: quietFor, poll: fallbackPoll,
+		config: c, metrics: m, patience: statementTimeout, quiet: quietFor, poll: fallbackPoll,
 		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
 	}, nil
 }

@@ -67,8 +67,8 @@ func TestALogOutlivesAClockSetBack(t *testing.T) {
 	s.relay(nil)
 	s.eventuallyLog("p0", s.emit("p0", nil))
 	const hour = 3600
-	_, err := s.pool.Exec(t.Context(), `INSERT INTO relay.ticks (position, after, snapshot, events, at, system_id, timeline)
-		SELECT t.position + $1::bigint * 1000000, t.position, t.snapshot, 0, t.at, t.system_id, t.timeline FROM relay.ticks t ORDER BY t.position DESC LIMIT 1`, hour)
+	_, err := s.pool.Exec(t.Context(), `INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
+		SELECT t.position + $1::bigint * 1000000, t.position, t.position, t.snapshot, 0, t.at, t.system_id, t.timeline FROM relay.ticks t ORDER BY t.position DESC LIMIT 1`, hour)
 	if err != nil {
 		t.Fatal(err)
 	}

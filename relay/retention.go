@@ -7,13 +7,16 @@ import (
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
 
-const longestRound = time.Minute
+const (
+	longestRound      = time.Minute
+	retentionPatience = 4 // times that of other statements: nobody waits for retention
+)
 
 // retain deletes expired batches until ctx ends, each round on a connection of its own: the leader's session is never kept waiting, and
 // a failure here (it is logged, counted, and tried again) doesn't disturb the relay.
 func (r *Relay) retain(ctx context.Context) error {
 	every := min(longestRound, max(time.Second, r.config.Retention/20))
-	var retention outbox.Retention
+	retention := outbox.Retention{Patience: retentionPatience * r.patience}
 	for sleep(ctx, every) {
 		deleted, err := r.retainOnce(ctx, &retention)
 		r.metrics.retentionRows.Add(float64(deleted))

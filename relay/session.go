@@ -61,15 +61,9 @@ func (r *Relay) session(ctx context.Context) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	if err := migrations.Check(ctx, conn); err != nil {
-		return err
-	}
-	server, err := outbox.ReadServer(ctx, conn)
+	server, err := check(ctx, conn)
 	if err != nil {
 		return err
-	}
-	if server.Standby {
-		return errors.New("the database is a standby, whose snapshots lack open transactions: DATABASE_URL must name the primary")
 	}
 	if err := r.lead(ctx, conn); err != nil {
 		return err
@@ -97,16 +91,34 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = name
 	}
-	config.ConnectTimeout = pingTimeout
+	config.ConnectTimeout, config.DialFunc = pingTimeout, Dial
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
-	if _, err := conn.Exec(ctx, sessionLimits, pgx.QueryExecModeSimpleProtocol); err != nil {
+	limited, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := conn.Exec(limited, sessionLimits, pgx.QueryExecModeSimpleProtocol); err != nil {
 		closeConn(ctx, conn)
 		return nil, fmt.Errorf("set up the Postgres session: %w", err)
 	}
 	return conn, nil
+}
+
+// check refuses a server that a relay can't work with.
+func check(ctx context.Context, conn *pgx.Conn) (server outbox.Server, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	if err := migrations.Check(ctx, conn); err != nil {
+		return server, err
+	}
+	if server, err = outbox.ReadServer(ctx, conn); err != nil {
+		return server, err
+	}
+	if server.Standby {
+		return server, errors.New("the database is a standby, whose snapshots lack open transactions: DATABASE_URL must name the primary")
+	}
+	return server, nil
 }
 
 // closeConn says goodbye even when ctx has ended, so that the server frees the locks at once.
@@ -152,8 +164,8 @@ func tryLock(ctx context.Context, conn *pgx.Conn, key int) (got bool, err error)
 // run is the life of a leader: make sure that the newest tick is in Redis, then follow the outbox.
 func (s *session) run(ctx context.Context) error {
 	if !s.config.PollOnly {
-		if _, err := s.conn.Exec(ctx, "LISTEN "+channel); err != nil {
-			return fmt.Errorf("listen: %w", err)
+		if err := s.listen(ctx); err != nil {
+			return err
 		}
 	} else {
 		s.health.set(statePolling, "poll-only by configuration")
@@ -168,14 +180,25 @@ func (s *session) run(ctx context.Context) error {
 	return s.follow(ctx)
 }
 
+func (s *session) listen(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	if _, err := s.conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return nil
+}
+
 // begin brings Redis to the newest tick. Its publication is repeated whatever the session before did: that one may have died
 // anywhere between COMMIT and the last append.
 func (s *session) begin(ctx context.Context) error {
-	last, err := outbox.NewestTick(ctx, s.conn)
+	err := s.patiently(ctx, func(ctx context.Context) (err error) {
+		s.last, err = outbox.NewestTick(ctx, s.conn)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	s.last = last
 	if err := s.openLog(ctx); err != nil {
 		return err
 	}
@@ -183,7 +206,10 @@ func (s *session) begin(ctx context.Context) error {
 	if s.last.Position == 0 || !s.last.Replayable || s.last.Events == 0 {
 		before = s.last
 	}
-	s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), before)
+	err = s.patiently(ctx, func(ctx context.Context) (err error) {
+		s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), before)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -222,10 +248,10 @@ func (s *session) openLog(ctx context.Context) error {
 	if s.log.head != "" {
 		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
 	}
+	if err := s.clear(ctx); err != nil {
+		return err
+	}
 	return s.withRedis(ctx, func(ctx context.Context) error {
-		if err := s.log.clear(ctx); err != nil {
-			return err
-		}
 		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
 		return tellNodes(ctx, s.log.redis, s.last.Position)
 	})

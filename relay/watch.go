@@ -92,10 +92,12 @@ func (t *topics) wanted(name string) bool {
 }
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
-// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block.
+// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block. Watch also keeps the History's
+// idea of the database's clock, which it compares cursors with, up to date.
 func (h *History) Watch(ctx context.Context, wake func(topic string, news News)) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { h.inspect(ctx); return nil })
+	group.Go(func() error { h.clock.run(ctx, h.config.Pool); return nil })
 	group.Go(func() error { h.listen(ctx, wake); return nil })
 	return group.Wait()
 }

@@ -90,10 +90,8 @@ func TestOutAndInBeforeALaterRemoval(t *testing.T) {
 	c.expect("ready", "live")
 	g.shut.Store(true)
 	stop()
-	s.kick("u1", "p1")
-	s.join("u1", "p1")
-	s.emit("p1", 1, 1)
-	s.relay() // all of it is one batch
+	s.flip("u1", "p1", 1)
+	s.relay()
 	hidden := s.settled()
 	s.kick("u1", "p1")
 	s.settled()

@@ -73,7 +73,7 @@ func (d *doctor) server(ctx context.Context, conn *pgx.Conn) {
 func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 	need := []string{"outbox SELECT", "ticks SELECT", "users SELECT", "program_members SELECT"}
 	if d.config.relays() {
-		need = append(need, "outbox DELETE", "ticks INSERT", "ticks DELETE")
+		need = append(need, "outbox DELETE", "ticks INSERT", "ticks DELETE", "cuts SELECT", "cuts DELETE")
 	}
 	var there, usage, update bool
 	err := conn.QueryRow(ctx, "SELECT to_regnamespace('relay') IS NOT NULL, coalesce(has_schema_privilege(to_regnamespace('relay'), 'USAGE'), false)").Scan(&there, &usage)
@@ -115,12 +115,12 @@ func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 
 // outboxTriggers checks the triggers of the outbox.
 func (d *doctor) outboxTriggers(ctx context.Context, conn *pgx.Conn) {
-	for _, name := range []string{"wake", "refuse_update"} {
+	for name, file := range map[string]string{"check_event": "00001_schema", "wake": "00002_waking", "refuse_update": "00002_waking", "note_cut": "00003_membership"} {
 		var state string
 		err := conn.QueryRow(ctx, "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'relay.outbox'::regclass AND tgname = $1", name).Scan(&state)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			d.find("triggers", "relay.outbox has no trigger %s: create it as migrations/00002_waking.sql does", name)
+			d.find("triggers", "relay.outbox has no trigger %s: create it as migrations/%s.sql does", name, file)
 		case err != nil:
 			d.find("triggers", "look for the trigger %s: %v", name, err)
 		case state != "A":

@@ -99,6 +99,8 @@ func TestDoctorFindings(t *testing.T) {
 		"wake is gone":             {"DROP TRIGGER wake ON relay.outbox", []string{"relay.outbox has no trigger wake"}},
 		"wake fires not always":    {"ALTER TABLE relay.outbox ENABLE TRIGGER wake", []string{"ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER wake"}},
 		"updates aren't refused":   {"ALTER TABLE relay.outbox DISABLE TRIGGER refuse_update", []string{"ENABLE ALWAYS TRIGGER refuse_update"}},
+		"events aren't checked":    {"DROP TRIGGER check_event ON relay.outbox", []string{"relay.outbox has no trigger check_event: create it as migrations/00001_schema.sql does"}},
+		"cuts aren't noted":        {"DROP TRIGGER note_cut ON relay.outbox", []string{"relay.outbox has no trigger note_cut: create it as migrations/00003_membership.sql does"}},
 		"a column is missing":      {"ALTER TABLE relay.users DROP COLUMN last_name", []string{"relay.users has no column last_name"}},
 		"a column is of a type":    {"ALTER TABLE relay.users ALTER is_active DROP DEFAULT, ALTER is_active TYPE int USING 1", []string{"relay.users.is_active must be boolean, not int4"}},
 		"no trigger on users":      {"DROP TRIGGER track_user ON relay.users", []string{"relay.users has no trigger that tracks"}},
@@ -128,7 +130,7 @@ func TestDoctorFindsMissingGrants(t *testing.T) {
 	s = newSite()
 	reader := s.login("GRANT USAGE ON SCHEMA relay TO %s", "GRANT EXECUTE ON FUNCTION relay.schema_version() TO %s", "GRANT SELECT ON ALL TABLES IN SCHEMA relay TO %s")
 	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "ws"})
-	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "relay"}, "lacks DELETE on relay.outbox, INSERT on relay.ticks, DELETE on relay.ticks, UPDATE (xid) on relay.outbox: GRANT relay_relay")
+	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "relay"}, "lacks DELETE on relay.outbox, INSERT on relay.ticks, DELETE on relay.ticks, DELETE on relay.cuts, UPDATE (xid) on relay.outbox: GRANT relay_relay")
 }
 
 func TestDoctorLooksAtSettingsAndServers(t *testing.T) {

@@ -10,11 +10,13 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	logging.Disable()            // the Redis library's own lines, one for each failed dial: the errors that it returns say the same
 	context.AfterFunc(ctx, stop) // after the first signal the next one has its usual effect
 	err := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 	stop()

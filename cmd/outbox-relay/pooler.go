@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/outboxrelay/outboxrelay/relay"
 )
 
 // errPooler names what to change: the relay's locks and its LISTEN live in one session.
@@ -20,6 +22,7 @@ func refusePooler(ctx context.Context, databaseURL string) error {
 	if err != nil {
 		return errors.New("DATABASE_URL: can't be read: " + wantDatabase)
 	}
+	c.DialFunc = relay.Dial
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // a pooler may not know prepared statements
 	first, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {

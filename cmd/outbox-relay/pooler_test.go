@@ -5,23 +5,19 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/outboxrelay/outboxrelay/internal/devstack"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 )
 
 // pgbouncer starts a pooler in the given mode in front of a database and returns the database's URL through it.
 func pgbouncer(t *testing.T, databaseURL, mode string, size int) string {
 	t.Helper()
-	binary, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		t.Skip("pgbouncer is not on PATH")
-	}
 	c, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -49,7 +45,10 @@ func pgbouncer(t *testing.T, databaseURL, mode string, size int) string {
 		args = []string{"-u", "nobody", ini}
 	}
 	log := &output{}
-	cmd := exec.Command(binary, args...)
+	cmd, err := devstack.Pgbouncer(testenv.Context(t, 3*time.Minute), "", testenv.Logger(t), args...) // may download
+	if err != nil {
+		t.Fatal(err)
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

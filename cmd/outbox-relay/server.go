@@ -102,7 +102,7 @@ func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 	if c.ConnConfig.RuntimeParams["application_name"] == "" {
 		c.ConnConfig.RuntimeParams["application_name"] = "outbox-relay reader"
 	}
-	c.ConnConfig.ConnectTimeout = connectTimeout
+	c.ConnConfig.ConnectTimeout, c.ConnConfig.DialFunc = connectTimeout, relay.Dial
 	c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		_, err := conn.Exec(ctx, outbox.PlanSettings, pgx.QueryExecModeSimpleProtocol)
 		return err

@@ -5,6 +5,8 @@
 //	PostgreSQL  url → local → npm → apt          forced by OUTBOX_RELAY_POSTGRES
 //	Redis       url → local → miniredis → apt    forced by OUTBOX_RELAY_REDIS
 //
+// [Pgbouncer] is for tests alone, and Debian's is unpacked where there is none.
+//
 // A rung that isn't there (no such binary, no npm) says why; if none works, the error is one line with what to type.
 // Downloads go to a cache folder and nothing is installed, with one exception: where a real Redis is required and the
 // process is root on Debian or Ubuntu, the apt rung installs redis-server without starting its service.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +40,8 @@ type RedisConfig struct {
 	// Args are further arguments of redis-server, such as "--appendonly", "yes"; they win over the defaults. The server's working
 	// folder is a temporary one.
 	Args []string
+	// Password of the default user, and for its primary, if it is a replica. Empty: none.
+	Password string
 	// Sentinel makes it a Sentinel with this configuration, which may span lines.
 	Sentinel string
 	// Log gets one line per state change. Nil: discarded.
@@ -56,6 +59,8 @@ type Redis struct {
 	Rung string // "url", "local", "miniredis" or "apt"
 	Addr string // host:port on 127.0.0.1; empty for the rung "url"
 	Dir  string // the server's working folder, deleted by Close; empty for "url" and "miniredis"
+
+	Password string
 
 	cfg RedisConfig
 	bin redisBinary
@@ -90,7 +95,7 @@ func StartRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Redis{Rung: bin.rung, cfg: cfg, bin: bin}
+	r := &Redis{Rung: bin.rung, Password: cfg.Password, cfg: cfg, bin: bin}
 	if r.Rung == "miniredis" {
 		return r, r.startMini()
 	}
@@ -196,12 +201,16 @@ func (r *Redis) startMini() error {
 	return nil
 }
 
-// URL returns the connection string, "redis://127.0.0.1:PORT/0" (for the rung "url": REDIS_URL itself).
+// URL returns the connection string, "redis://127.0.0.1:PORT/0", with the password if there is one (for the rung "url": REDIS_URL itself).
 func (r *Redis) URL() string {
 	if r.Rung == "url" {
 		return r.cfg.URL
 	}
-	return "redis://" + r.Addr + "/0"
+	u := url.URL{Scheme: "redis", Host: r.Addr, Path: "/0"}
+	if r.Password != "" {
+		u.User = url.UserPassword("", r.Password)
+	}
+	return u.String()
 }
 
 // Pid returns the server's process id, 0 while it doesn't run or isn't ours.
@@ -276,6 +285,12 @@ func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 		}
 		args = []string{path, "--sentinel", "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", r.Dir, "--daemonize", "no"}
 	}
+	if r.Password != "" {
+		args = append(args, "--requirepass", r.Password)
+	}
+	if r.Password != "" && r.cfg.Sentinel == "" {
+		args = append(args, "--masterauth", r.Password)
+	}
 	cmd := r.bin.command(append(append(args, r.cfg.Args...), more...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	c, err := startChild(cmd, nil, syscall.SIGKILL)
@@ -286,7 +301,7 @@ func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if answers(addr, c.pid()) {
+		if answers(addr, r.Password, c.pid()) {
 			r.child, r.Addr = c, addr
 			return nil
 		}
@@ -303,14 +318,18 @@ func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 }
 
 // answers reports whether the server at addr is the process pid and ready (a server that loads its data isn't).
-func answers(addr string, pid int) bool {
+func answers(addr, password string, pid int) bool {
 	conn, err := net.DialTimeout("tcp", addr, time.Second)
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Second))
-	if _, err := conn.Write([]byte("PING\r\nINFO server\r\nQUIT\r\n")); err != nil {
+	commands := "PING\r\nINFO server\r\nQUIT\r\n"
+	if password != "" {
+		commands = "AUTH " + password + "\r\n" + commands
+	}
+	if _, err := conn.Write([]byte(commands)); err != nil {
 		return false
 	}
 	pong, ours := false, false

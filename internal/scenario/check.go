@@ -187,17 +187,15 @@ func (j *Journal) Check(ctx context.Context, clients ...*Client) (Report, error)
 	}
 	seen := sightings{bodies: map[string]string{}, positions: map[string][]int64{}}
 	for _, c := range clients {
-		c.mu.Lock()
+		c.mu.Lock() // all at once: what arrives in between would be held against it
+		defer c.mu.Unlock()
 		seen.add(c)
-		c.mu.Unlock()
 	}
 	for _, c := range clients {
-		c.mu.Lock()
 		r.Disorder = append(r.Disorder, c.unordered...)
 		r.Gaps += len(c.gaps)
 		r.judge(c, t, seen)
 		r.order(c.received, j.transactions)
-		c.mu.Unlock()
 	}
 	return r, nil
 }

@@ -20,7 +20,6 @@ type Verdict struct {
 	Other     []string // everything else that is wrong
 	Told      int      // missing, but in a gap that the client was told of
 	Away      int      // missing, because the client was away until it was no member any more
-	Together  int      // missing, because its batch took the membership away: in that batch the order of commits isn't known
 }
 
 // Err says what is wrong, nil if nothing is.
@@ -38,8 +37,8 @@ func (v *Verdict) Err() error {
 }
 
 func (v *Verdict) String() string {
-	return fmt.Sprintf("events %d, changes %d, received %d, repeats %d, forbidden %d, missing %d, otherwise wrong %d; told by gaps %d, away %d, together with a revocation %d",
-		v.Events, v.Changes, v.Received, v.Repeats, len(v.Forbidden), len(v.Missing), len(v.Other), v.Told, v.Away, v.Together)
+	return fmt.Sprintf("events %d, changes %d, received %d, repeats %d, forbidden %d, missing %d, otherwise wrong %d; told by gaps %d, away %d",
+		v.Events, v.Changes, v.Received, v.Repeats, len(v.Forbidden), len(v.Missing), len(v.Other), v.Told, v.Away)
 }
 
 // fact is a committed event.
@@ -216,8 +215,6 @@ func (c *Churn) judge(v *Verdict, client *Client, facts map[string]fact) {
 		case in == nil:
 		case client.told(f):
 			v.Told++
-		case out != nil && out.tick == f.tick:
-			v.Together++
 		case out != nil && client.away(f, out):
 			v.Away++
 		default:

@@ -325,16 +325,22 @@ func (c *Client) Told(reason string) (n int) {
 // yet would start anew after a reconnect.
 func (c *Client) Resumable() bool { return c.all > 0 }
 
-// SharedIDs returns how many ids the client has seen on more than one event: a failover that lost data hands them out again.
-func (c *Client) SharedIDs() (n int) {
+// SharedIDs counts the ids that the client has seen on two different events, as a failover that lost data hands them out again: of
+// those that it could tell apart by timestamp and position, and of others.
+func (c *Client) SharedIDs() (apart, alike int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	stamps := map[string]string{}
+	last := map[string]event{}
 	for _, e := range c.received {
-		if stamp, ok := stamps[e.id]; ok && stamp != e.timestamp {
-			n++
+		before, ok := last[e.id]
+		last[e.id] = e
+		switch {
+		case !ok || before.key == e.key:
+		case before.timestamp != e.timestamp && before.position < e.position:
+			apart++
+		default:
+			alike++
 		}
-		stamps[e.id] = e.timestamp
 	}
-	return n
+	return apart, alike
 }

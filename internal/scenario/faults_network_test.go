@@ -61,6 +61,7 @@ func (t *trial) everyFault(proxy *testenv.TCPProxy) {
 		{"slow reads", func() { proxy.Throttle(20_000) }, 3 * time.Second, func() { proxy.Throttle(0) }},
 		{"cut", proxy.Cut, 500 * time.Millisecond, func() {}},
 		{"cut again", proxy.Cut, 500 * time.Millisecond, func() {}},
+		{"cut while slow", func() { t.cutWhileSlow(proxy) }, 500 * time.Millisecond, func() { proxy.Latency(0) }},
 		{"down", proxy.Down, 3 * time.Second, proxy.Resume},
 		{"black hole", func() { proxy.Blackhole() }, 6 * time.Second, proxy.Resume},
 		{"black hole there", func() { proxy.Blackhole(testenv.ToTarget) }, 6 * time.Second, proxy.Resume},
@@ -74,5 +75,15 @@ func (t *trial) everyFault(proxy *testenv.TCPProxy) {
 		if d := time.Since(began); d > 2*time.Second {
 			t.note("%s %.1fs;", f.name, d.Seconds())
 		}
+	}
+}
+
+// cutWhileSlow cuts the connections where most is on its way: what was asked for has been done, and the answer hasn't come.
+func (t *trial) cutWhileSlow(proxy *testenv.TCPProxy) {
+	t.Helper()
+	proxy.Latency(100 * time.Millisecond)
+	for range 8 {
+		t.pass(400 * time.Millisecond)
+		proxy.Cut()
 	}
 }

@@ -102,10 +102,14 @@ func leaderPaused(t *trial) {
 	})
 }
 
-// Two relays and two WebSocket nodes as processes of their own; one of each dies at a time.
+// Two relays and two WebSocket nodes as processes of their own; one of each dies at a time. The way from the relays to Redis is slow, so that a leader
+// dies between the commit of a tick and the answer to its last append.
 func rolesApart(t *trial) {
 	t.services(devstack.PostgresConfig{})
-	relays := []*scenario.Node{t.node("ROLE=relay"), t.node("ROLE=relay")}
+	slow := testenv.Proxy(t.T, t.redis.Addr)
+	slow.Latency(50 * time.Millisecond)
+	behind := "REDIS_URL=" + slow.URL(t.redis.URL())
+	relays := []*scenario.Node{t.node("ROLE=relay", behind), t.node("ROLE=relay", behind)}
 	fronts := []*scenario.Node{t.node("ROLE=ws"), t.node("ROLE=ws")}
 	t.audience(fronts...)
 	t.load(func() {

@@ -143,8 +143,12 @@ func failoverLostTheTail(t *trial) {
 			}
 		}
 		t.more(50)
+		apart, alike := t.clients[0].SharedIDs()
+		t.note("ids handed out twice %d", apart+alike)
+		if apart == 0 || alike > 0 {
+			t.Errorf("ids that were handed out twice: %d can be told apart, want some; %d can't, want none", apart, alike)
+		}
 	})
-	t.note("ids handed out twice %d", t.clients[0].SharedIDs())
 }
 
 // The standby is promoted while the old primary lives on, and its relay with it: that one stops and says so.
@@ -257,44 +261,122 @@ func standbyRefused(t *trial) {
 	})
 }
 
-// Somebody else's stuck listener lets the NOTIFY queue of the whole cluster fill up: writers go on without NOTIFY.
+// Somebody else's stuck listener lets the NOTIFY queue of the whole cluster fill up; full, it would make every COMMIT with a NOTIFY fail. Writers stop
+// notifying when it is half full, although the relay sleeps: it finds their events by itself, says so, and is notified again when there is room.
 func notifyQueueFull(t *trial) {
 	t.services(devstack.PostgresConfig{})
+	t.mix.Pause = 400 * time.Millisecond // so little that the relay sleeps
 	node := t.node()
 	t.audience(node)
 	t.exec("CREATE DATABASE elsewhere")
-	stuck := testenv.Conn(t.T, strings.Replace(t.pg.URL(), "/postgres?", "/elsewhere?", 1))
-	filler := testenv.Conn(t.T, strings.Replace(t.pg.URL(), "/postgres?", "/elsewhere?", 1))
+	elsewhere := strings.Replace(t.pg.URL(), "/postgres?", "/elsewhere?", 1)
+	stuck, filler, ear := testenv.Conn(t.T, elsewhere), testenv.Conn(t.T, elsewhere), testenv.Conn(t.T, t.pg.URL())
 	for _, statement := range []string{"LISTEN x", "BEGIN", "SELECT 1"} {
 		_, err := stuck.Exec(t.Context(), statement)
 		t.do(statement, err)
 	}
+	_, err := ear.Exec(t.Context(), "LISTEN relay_outbox")
+	t.do("listen", err)
 	t.load(func() {
+		if t.wakeUps(ear) == 0 {
+			t.Error("nobody notified while the queue was empty: this run shows nothing")
+		}
 		for usage := 0.0; usage < 0.5; {
 			_, err := filler.Exec(t.Context(), "SELECT pg_notify('x', repeat('x', 7990) || n) FROM generate_series(1, 10000) n")
 			t.do("fill the queue", err)
 			t.do("look at the queue", filler.QueryRow(t.Context(), "SELECT pg_notification_queue_usage()").Scan(&usage))
 		}
-		before, err := node.Metric("outbox_relay_wakeups_total")
-		t.do("read the metric", err)
+		t.within(20*time.Second, func() error {
+			page, err := node.Get("/readyz")
+			if err == nil && !strings.Contains(page, "polling: Postgres' queue of notifications is more than half full") {
+				err = fmt.Errorf("/readyz doesn't say that nobody notifies: %s", page)
+			}
+			return err
+		})
+		t.within(10*time.Second, func() error { return t.asleep(node) })
+		t.wakeUps(ear)
+		before := t.metric(node, "outbox_relay_fallback_reads_total")
 		t.more(200)
-		after, err := node.Metric("outbox_relay_wakeups_total")
-		t.do("read the metric", err)
-		if after > before {
-			t.Errorf("the relay was notified %.0f times although the queue is half full", after-before)
+		t.do("look whether the relay sleeps", t.asleep(node))
+		found, heard := t.metric(node, "outbox_relay_fallback_reads_total")-before, t.wakeUps(ear)
+		t.note("found by polling %.0f times, notified %d times", found, heard)
+		if heard > 0 || found == 0 {
+			t.Error("writers notified although the queue is half full")
 		}
 		_, err = stuck.Exec(t.Context(), "ROLLBACK")
 		t.do("let go", err)
+		t.within(30*time.Second, func() error {
+			if t.wakeUps(ear) == 0 {
+				return fmt.Errorf("nobody notifies although the queue is empty again")
+			}
+			return nil
+		})
 	})
 }
 
-// The database's own limits on statements, locks and idle transactions are short.
+// wakeUps counts what writers have sent to a listener since it was asked last.
+func (t *trial) wakeUps(ear *pgx.Conn) (n int) {
+	t.Helper()
+	t.do("ping", ear.Ping(t.Context())) // brings in what has been sent
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for {
+		notification, err := ear.WaitForNotification(ended)
+		if err != nil {
+			return n
+		}
+		if notification.Payload == "" { // else the relay's own canary
+			n++
+		}
+	}
+}
+
+func (t *trial) metric(n *scenario.Node, name string) float64 {
+	t.Helper()
+	value, err := n.Metric(name)
+	t.do("read the metric", err)
+	return value
+}
+
+func (t *trial) asleep(n *scenario.Node) error {
+	t.Helper()
+	if t.metric(n, "outbox_relay_asleep") != 1 {
+		return fmt.Errorf("the relay is awake")
+	}
+	return nil
+}
+
+// The database's own limits on statements, locks and idle transactions are short. They don't concern the leader's session, and writers who have them
+// don't notify: who waited for the lock that a NOTIFY takes would fail at COMMIT.
 func shortTimeouts(t *trial) {
 	t.services(devstack.PostgresConfig{})
+	t.mix.Pause = 400 * time.Millisecond // so little that the relay sleeps
+	for _, setting := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
+		t.exec("ALTER DATABASE postgres SET " + setting + " = '900ms'")
+	}
+	t.world.Pool.Reset() // the writers' sessions have them too
+	ear, holder := testenv.Conn(t.T, t.pg.URL()), testenv.Conn(t.T, t.pg.URL())
+	_, err := ear.Exec(t.Context(), "LISTEN relay_outbox")
+	t.do("listen", err)
 	t.audience(t.node(), t.node())
 	t.load(func() {
-		for _, setting := range []string{"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"} {
-			t.exec("ALTER DATABASE postgres SET " + setting + " = '900ms'")
+		leader := t.leader(t.nodes...)
+		t.within(10*time.Second, func() error { return t.asleep(leader) })
+		ended := t.metric(leader, "outbox_relay_sessions_ended_total")
+		t.wakeUps(ear)
+		for _, statement := range []string{"BEGIN", "SET LOCAL idle_in_transaction_session_timeout = 0", "LOCK TABLE relay.ticks IN EXCLUSIVE MODE"} {
+			_, err := holder.Exec(t.Context(), statement)
+			t.do(statement, err)
+		}
+		t.pass(1500 * time.Millisecond) // no tick can be committed
+		_, err := holder.Exec(t.Context(), "ROLLBACK")
+		t.do("let go", err)
+		t.more(100)
+		if n := t.metric(leader, "outbox_relay_sessions_ended_total") - ended; n > 0 {
+			t.Errorf("the leader lost %.0f sessions to a wait of 1.5 s", n)
+		}
+		if n := t.wakeUps(ear); n > 0 {
+			t.Errorf("writers notified %d times although their COMMIT may wait for less than a second", n)
 		}
 		for range 3 {
 			t.terminateSessions()

@@ -36,6 +36,7 @@ func (t *trial) simple() redis.UniversalClient {
 func redisStopped(t *trial) {
 	t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		t.do("stop Redis", t.redis.Stop(testenv.Context(t.T, 10*time.Second)))
 		for _, n := range t.nodes {
 			t.degraded(n, 10*time.Second)
@@ -43,14 +44,22 @@ func redisStopped(t *trial) {
 		t.pass(5 * time.Second)
 		t.do("start Redis", t.redis.Start(testenv.Context(t.T, 10*time.Second)))
 	})
+	for _, n := range t.nodes {
+		for line := range strings.Lines(n.Log()) {
+			if !strings.HasPrefix(line, "time=") {
+				t.Errorf("a node wrote what is no line of its log: %s", line)
+			}
+		}
+	}
 }
 
 // Redis holds its connections and answers nothing.
 func redisFrozen(t *trial) {
 	t.simple()
 	t.load(func() {
+		leader := t.leader(t.nodes...)
 		t.do("pause Redis", t.redis.Pause())
-		t.degraded(t.leader(t.nodes...), 15*time.Second)
+		t.says(leader, 15*time.Second, "relay: redis: ") // its subscription notices too
 		t.pass(3 * time.Second)
 		t.do("continue Redis", t.redis.Continue())
 	})
@@ -60,6 +69,7 @@ func redisFrozen(t *trial) {
 func redisKilled(t *trial) {
 	t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for range 4 {
 			t.do("kill Redis", t.redis.Kill(testenv.Context(t.T, 10*time.Second)))
 			t.do("start Redis", t.redis.Start(testenv.Context(t.T, 10*time.Second)))
@@ -71,6 +81,7 @@ func redisKilled(t *trial) {
 func redisFlushed(t *trial) {
 	db := t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for range 10 {
 			t.do("flush", db.FlushAll(t.Context()).Err())
 			t.more(20)
@@ -82,6 +93,7 @@ func redisFlushed(t *trial) {
 func redisKeysDeleted(t *trial) {
 	db := t.simple()
 	t.load(func() {
+		defer t.newcomer()
 		for n := range 15 {
 			t.do("delete a log", db.Del(t.Context(), fmt.Sprintf("socket:events:program:p%d", n%5)).Err())
 			if n%3 == 0 {
@@ -163,6 +175,7 @@ func redisFailover(t *trial) {
 	t.audience(t.node(url), t.node(url))
 	stale := openRedis(t.T, replica.URL())
 	t.load(func() {
+		defer t.newcomer(url)
 		t.within(10*time.Second, func() error {
 			if stale.ZCard(t.Context(), "socket:events:program:p0").Val() == 0 {
 				return fmt.Errorf("the replica is empty")

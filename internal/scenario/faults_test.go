@@ -90,6 +90,7 @@ type trial struct {
 	nodes   []*scenario.Node // that must be ready when all is well
 	clients []*scenario.Client
 	journal *scenario.Journal
+	began   int64         // the load: a position
 	gaps    bool          // clients are right to be told of gaps
 	whole   time.Duration // the longest that it took to be whole again
 	report  scenario.Report
@@ -158,12 +159,14 @@ func (t *trial) pass(d time.Duration) {
 // load runs the writers while act does its harm, judges, and prints the scenario's line.
 func (t *trial) load(act func()) {
 	t.Helper()
+	t.began = time.Now().UnixMicro()
 	t.journal = t.world.NewJournal(5)
 	t.mix.Seed = t.seed
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	group.Go(func() { t.journal.Write(ctx, t.mix) })
-	group.Go(func() { t.restless(ctx) })
+	second := t.clients[1]
+	group.Go(func() { t.restless(ctx, second) })
 	stop := sync.OnceFunc(func() {
 		cancel()
 		group.Wait()
@@ -177,13 +180,13 @@ func (t *trial) load(act func()) {
 	t.judge()
 }
 
-// restless drops the second client's connection again and again.
-func (t *trial) restless(ctx context.Context) {
+// restless drops a client's connection again and again.
+func (t *trial) restless(ctx context.Context, c *scenario.Client) {
 	rng := rand.New(rand.NewPCG(t.seed, 1))
 	for {
 		select {
 		case <-time.After(time.Duration(100+rng.IntN(400)) * time.Millisecond):
-			t.clients[1].Drop()
+			c.Drop()
 		case <-ctx.Done():
 			return
 		}
@@ -211,6 +214,19 @@ func (t *trial) recovered() {
 		t.Fatal(err)
 	}
 	t.whole = max(t.whole, time.Since(began))
+}
+
+// newcomer makes one more client ask for everything since the load began, on a node that has been told of nothing: what the others don't show, because
+// they and their nodes hold what they have been sent.
+func (t *trial) newcomer(env ...string) {
+	t.Helper()
+	c := scenario.NewClient("u0", t.node(env...))
+	c.Since, c.Patience = t.began, 3*time.Second
+	t.clients = append(t.clients, c)
+	run(t.T, c)
+	if err := c.Live(testenv.Context(t.T, 20*time.Second), 1); err != nil {
+		t.Error(err)
+	}
 }
 
 const heading = "scenario                            events missing phantoms order inexact trespass errors outages repeats gaps    p99  (ref) whole"

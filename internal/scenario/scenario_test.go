@@ -88,7 +88,7 @@ func TestTheWholeNodeIsKilledUnderLoad(t *testing.T) {
 
 // Clients that drop and resume at random under load meet no hole, and no repeat.
 func TestClientsDropAndResume(t *testing.T) {
-	t.Parallel()
+	alone(t)
 	w := scenario.Default(t, 3, 1)
 	node := w.Node("MAX_CATCHUP_EVENTS=10000")
 	var clients []*scenario.Client

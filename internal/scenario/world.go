@@ -114,14 +114,14 @@ func RemoveBinary() {
 // Node starts a node with further settings (NAME=value) and waits until it serves. It is killed at the end of the test.
 func (w *World) Node(env ...string) *Node {
 	w.t.Helper()
-	n := &Node{world: w, env: env, address: freeAddress(w.t), admin: freeAddress(w.t)}
+	n := &Node{world: w, env: env, address: FreeAddress(w.t), admin: FreeAddress(w.t)}
 	n.Start()
 	w.t.Cleanup(n.Kill)
 	return n
 }
 
-// freeAddress returns an address below the range of outgoing connections: a node that is down finds it free when it comes back.
-func freeAddress(t testing.TB) string {
+// FreeAddress returns an address below the range of outgoing connections: a node that is down finds it free when it comes back.
+func FreeAddress(t testing.TB) string {
 	t.Helper()
 	for range 50 {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(17000)))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,17 +105,24 @@ type RedisSentinel struct {
 	URL             string
 }
 
-// Sentinel starts one. It ends with the test.
-func Sentinel(t testing.TB) *RedisSentinel {
+// Sentinel starts one. The password, if it isn't empty, is that of the servers, and reversed that of the Sentinels. It ends with the test.
+func Sentinel(t testing.TB, password string) *RedisSentinel {
 	t.Helper()
-	s := &RedisSentinel{Master: OwnRedis(t)}
+	s := &RedisSentinel{Master: ownRedis(t, password, nil)}
 	masterHost, masterPort, _ := strings.Cut(s.Master.Addr, ":")
-	s.Replica = OwnRedis(t, "--replicaof", masterHost+" "+masterPort)
+	s.Replica = ownRedis(t, password, []string{"--replicaof", masterHost + " " + masterPort})
+	config := fmt.Sprintf("sentinel monitor relay %s %s 2\nsentinel down-after-milliseconds relay 1000\nsentinel failover-timeout relay 3000",
+		masterHost, masterPort)
+	user, query, own := "", "", []byte(password)
+	if password != "" {
+		slices.Reverse(own)
+		config += fmt.Sprintf("\nsentinel auth-pass relay %s\nsentinel sentinel-pass %s", password, own)
+		user, query = ":"+password+"@", "?sentinel_password="+string(own)
+	}
 	var sentinels []*devstack.Redis
 	var hosts []string
 	for range 3 {
-		node := ownSentinel(t, fmt.Sprintf("sentinel monitor relay %s %s 2\nsentinel down-after-milliseconds relay 1000\nsentinel failover-timeout relay 3000",
-			masterHost, masterPort))
+		node := ownSentinel(t, config, string(own))
 		sentinels, hosts = append(sentinels, node), append(hosts, node.Addr)
 	}
 	for _, node := range sentinels {
@@ -125,16 +133,16 @@ func Sentinel(t testing.TB) *RedisSentinel {
 			return nil
 		})
 	}
-	s.URL = "redis+sentinel://" + strings.Join(hosts, ",") + "/relay"
+	s.URL = "redis+sentinel://" + user + strings.Join(hosts, ",") + "/relay" + query
 	return s
 }
 
-func ownSentinel(t testing.TB, config string) *devstack.Redis {
+func ownSentinel(t testing.TB, config, password string) *devstack.Redis {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
 	defer cancel()
 	cfg := RedisConfig(os.Getenv)
-	cfg.Sentinel = config
+	cfg.Sentinel, cfg.Password = config, password
 	r, err := devstack.StartRedis(ctx, cfg)
 	if err != nil {
 		t.Fatalf("Sentinel for this test: %v", err)
@@ -152,7 +160,7 @@ func ownSentinel(t testing.TB, config string) *devstack.Redis {
 // Do sends one command to one server; the test fails with its error.
 func Do(t testing.TB, server *devstack.Redis, args ...any) any {
 	t.Helper()
-	client := redis.NewClient(&redis.Options{Addr: server.Addr, DisableIdentity: true})
+	client := redis.NewClient(&redis.Options{Addr: server.Addr, Password: server.Password, DisableIdentity: true})
 	defer client.Close()
 	reply, err := client.Do(context.Background(), args...).Result()
 	if err != nil {

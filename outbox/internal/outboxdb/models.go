@@ -8,6 +8,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+type RelayCut struct {
+	Xid      uint64
+	Snapshot string
+}
+
 type RelayEffectiveMember struct {
 	UserID    string
 	ProgramID string
@@ -36,6 +41,7 @@ type RelayProgramMember struct {
 type RelayTick struct {
 	Position    int64
 	After       int64
+	Base        int64
 	Snapshot    string
 	Events      int64
 	At          pgtype.Timestamptz

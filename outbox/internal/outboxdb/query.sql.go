@@ -35,6 +35,29 @@ func (q *Queries) Base(ctx context.Context, db DBTX, cursor int64) (BaseRow, err
 	return i, err
 }
 
+const deleteCuts = `-- name: DeleteCuts :execrows
+DELETE FROM relay.cuts WHERE xid = ANY (ARRAY(
+    SELECT c.xid FROM relay.cuts c
+    WHERE c.xid >= $1::xid8 AND c.xid < pg_snapshot_xmax($2::pg_snapshot) AND pg_visible_in_snapshot(c.xid, $2)
+    ORDER BY c.xid
+    LIMIT $3))
+`
+
+type DeleteCutsParams struct {
+	Low      uint64
+	Snapshot string
+	MaxRows  int32
+}
+
+// Cuts of deleted batches, in small transactions.
+func (q *Queries) DeleteCuts(ctx context.Context, db DBTX, arg DeleteCutsParams) (int64, error) {
+	result, err := db.Exec(ctx, deleteCuts, arg.Low, arg.Snapshot, arg.MaxRows)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const deleteRows = `-- name: DeleteRows :execrows
 DELETE FROM relay.outbox WHERE id = ANY (ARRAY(
     SELECT o.id FROM relay.outbox o
@@ -133,33 +156,35 @@ func (q *Queries) NewestRows(ctx context.Context, db DBTX, arg NewestRowsParams)
 }
 
 const newestTick = `-- name: NewestTick :one
-SELECT t.position, t.after, t.snapshot::text AS snapshot, coalesce(p.snapshot::text, '1:1:')::text AS after_snapshot,
-       t.events, t.at, t.system_id, t.timeline, (p.position IS NOT NULL OR t.after = 0)::boolean AS replayable
-FROM relay.ticks t LEFT JOIN relay.ticks p ON p.position = t.after
+SELECT t.position, t.base, t.snapshot::text AS snapshot, coalesce(p.snapshot::text, '1:1:')::text AS base_snapshot,
+       (SELECT sum(k.events) FROM relay.ticks k WHERE k.position > t.base)::bigint AS events,
+       t.at, t.system_id, t.timeline, (p.position IS NOT NULL OR t.base = 0)::boolean AS replayable
+FROM relay.ticks t LEFT JOIN relay.ticks p ON p.position = t.base
 ORDER BY t.position DESC
 LIMIT 1
 `
 
 type NewestTickRow struct {
-	Position      int64
-	After         int64
-	Snapshot      string
-	AfterSnapshot string
-	Events        int64
-	At            pgtype.Timestamptz
-	SystemID      int64
-	Timeline      int64
-	Replayable    bool
+	Position     int64
+	Base         int64
+	Snapshot     string
+	BaseSnapshot string
+	Events       int64
+	At           pgtype.Timestamptz
+	SystemID     int64
+	Timeline     int64
+	Replayable   bool
 }
 
+// The newest tick, taken together with those that were committed with it.
 func (q *Queries) NewestTick(ctx context.Context, db DBTX) (NewestTickRow, error) {
 	row := db.QueryRow(ctx, newestTick)
 	var i NewestTickRow
 	err := row.Scan(
 		&i.Position,
-		&i.After,
+		&i.Base,
 		&i.Snapshot,
-		&i.AfterSnapshot,
+		&i.BaseSnapshot,
 		&i.Events,
 		&i.At,
 		&i.SystemID,
@@ -346,7 +371,7 @@ const retentionBase = `-- name: RetentionBase :one
 SELECT t.position, t.snapshot::text AS snapshot
 FROM relay.ticks t
 WHERE t.at <= clock_timestamp() - $1::interval AND t.after <> 0
-  AND t.position < (SELECT max(n.position) FROM relay.ticks n)
+  AND t.position <= (SELECT n.base FROM relay.ticks n ORDER BY n.position DESC LIMIT 1)
 ORDER BY t.position DESC
 LIMIT 1
 `
@@ -356,8 +381,8 @@ type RetentionBaseRow struct {
 	Snapshot string
 }
 
-// The newest tick that is old enough to become the oldest: never the newest of all, which may have to be replayed, and never the very
-// first, whose after = 0 says that nothing has been deleted yet.
+// The newest tick that is old enough to become the oldest: never one that may have to be replayed, and never the very first, whose
+// after = 0 says that nothing has been deleted yet.
 func (q *Queries) RetentionBase(ctx context.Context, db DBTX, retention pgtype.Interval) (RetentionBaseRow, error) {
 	row := db.QueryRow(ctx, retentionBase, retention)
 	var i RetentionBaseRow
