@@ -12,7 +12,8 @@ import (
 
 const (
 	awakePoll    = time.Millisecond       // between reads that found nothing, while awake
-	awakeTick    = 2 * time.Millisecond   // least time between ticks while awake: at most 500 flushes a second
+	leastPace    = 2 * time.Millisecond   // bounds of the time between ticks while awake …
+	mostPace     = 10 * time.Millisecond  // … which is ten times the flush: writers keep nine tenths of the disk
 	quietFor     = 200 * time.Millisecond // without events for this long the relay falls asleep
 	fallbackPoll = time.Second            // a sleeping relay reads this often without being woken …
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
@@ -57,7 +58,7 @@ func (s *session) awake(ctx context.Context) error {
 		wait := awakePoll
 		if events > 0 {
 			last = time.Now()
-			wait = awakeTick - time.Since(began)
+			wait = s.pace() - time.Since(began)
 		}
 		seen += events
 		if d := time.Since(since); d >= s.quiet {
@@ -294,16 +295,19 @@ func (s *session) flushTime() time.Duration {
 	return max(s.tick-s.empty, leastFlush)
 }
 
-// observe notes what a read took.
+// pace is the time between ticks while awake.
+func (s *session) pace() time.Duration { return min(max(leastPace, 10*s.flushTime()), mostPace) }
+
+// observe notes what a read took. The shortest of late is what counts: a busy machine makes reads longer, and not the disk slower.
 func (s *session) observe(found bool, d time.Duration) {
-	average := &s.empty
+	shortest := &s.empty
 	if found {
-		average = &s.tick
+		shortest = &s.tick
 	}
-	if *average == 0 {
-		*average = d
+	if *shortest == 0 || d < *shortest {
+		*shortest = d
 	}
-	*average += (d - *average) / 16
+	*shortest += (d - *shortest) / 64
 	if found {
 		s.metrics.tick.Set(s.tick.Seconds())
 	}
