@@ -8,11 +8,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -427,5 +429,42 @@ func TestErrorsDontQuoteTheAddress(t *testing.T) {
 			t.Fatalf("%q holds the address", reasons[0])
 		}
 		return nil
+	})
+}
+
+// Whatever a token says of itself, only what an issuer has signed is good. The keys are new in each process, so that no seed is.
+func FuzzVerifyPublicKeys(f *testing.F) {
+	signers := []signer{newSigner(f, "r", jwt.SigningMethodRS256), newSigner(f, "e", jwt.SigningMethodES256), newSigner(f, "", jwt.SigningMethodEdDSA)}
+	published := running(f, relaxed, Config{JWKSURL: newPublisher(f, jwks(f, signers[:2]...)).url})
+	named, err := NewVerifier(Config{PublicKey: pemOf(f, signers[2].key.Public())})
+	if err != nil {
+		f.Fatal(err)
+	}
+	var good []string
+	for i, s := range signers {
+		token := s.token(f, "")
+		accept(f, []*Verifier{published, published, named}[i], token)
+		good = append(good, token)
+		header, rest, _ := strings.Cut(token, ".")
+		f.Add(token)
+		f.Add(token + "A")
+		f.Add(header[1:] + "." + rest)
+	}
+	for _, header := range []string{
+		`{"alg":"RS256","kid":"e"}`, `{"alg":"ES256","kid":"r"}`, `{"alg":"HS256","kid":"r"}`, `{"alg":"none","kid":"r"}`, `{"alg":"RS256","kid":["r"]}`,
+		`{"alg":"RS256","kid":"../r"}`, `{"alg":"EdDSA","jwk":{"kty":"OKP","crv":"Ed25519","x":""}}`, `{"alg":"RS256","kid":"r","crit":["exp"]}`,
+	} {
+		f.Add(base64.RawURLEncoding.EncodeToString([]byte(header)) + ".eyJzdWIiOiJ1MSIsImV4cCI6NDEwMjQ0NDgwMH0.AAAA")
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		for _, v := range []*Verifier{published, named} {
+			id, err := v.Verify(t.Context(), token)
+			if err == nil && !slices.Contains(good, token) {
+				t.Fatalf("%q is good: %+v", token, id)
+			}
+			if err != nil && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrExpired) {
+				t.Fatalf("%q: %v", token, err)
+			}
+		}
 	})
 }
