@@ -66,6 +66,7 @@ func (t *trial) everyFault(proxy *testenv.TCPProxy) {
 		{"black hole", func() { proxy.Blackhole() }, 6 * time.Second, proxy.Resume},
 		{"black hole there", func() { proxy.Blackhole(testenv.ToTarget) }, 6 * time.Second, proxy.Resume},
 		{"black hole back", func() { proxy.Blackhole(testenv.ToClient) }, 6 * time.Second, proxy.Resume},
+		{"black hole for ever", func() { t.do("lose the packets", proxy.Drop()) }, time.Second, proxy.Resume}, // what is open stays lost; new connections work
 	} {
 		f.begin()
 		t.pass(f.last)

@@ -52,6 +52,14 @@ func twoMillionEvents(t *trial) {
 			}
 			return err
 		})
+		t.within(10*bulkRound, func() (err error) { // and so do the ticks
+			var old int
+			err = t.world.Pool.QueryRow(t.Context(), "SELECT count(*) FROM relay.ticks WHERE at < clock_timestamp() - $1::interval", bulkRetention+2*bulkRound).Scan(&old)
+			if err == nil && old > 1 {
+				err = fmt.Errorf("%d ticks are older than the retention", old)
+			}
+			return err
+		})
 		w.end()
 		t.journal.Trust() // what it committed is no longer in the table
 		w.judge(t)
