@@ -105,8 +105,11 @@ const commitLargeQuery = `WITH ` + cuts + `, counted AS (
 )
 SELECT position, snapshot::text, sum(events) OVER ()::bigint, at FROM tick ORDER BY position DESC LIMIT 1`
 
-// batchBytes bounds the data that is held of a batch or a chunk of one. The least chunk, of rows as large as a row may be, has 32.
+// batchBytes bounds the data that is held of a batch that is read at once.
 const batchBytes = 32 * MaxDataBytes
+
+// chunkBytes bounds a chunk of a replay: two are held at a time, one that is read and one that is sent. Of the largest rows it has 8.
+const chunkBytes = 8 * MaxDataBytes
 
 // Next reads the rows after last and commits their tick, in one statement and hence one snapshot. The tick is durable (the session
 // must have synchronous_commit = on) when Next returns. No rows: the zero Tick. More than limit rows, or more than 8 MiB of data: ErrLarge,
@@ -187,7 +190,7 @@ FROM (
     OFFSET 0) o
 ORDER BY control DESC, id`
 
-// Replay reads the rows of a committed tick again, in chunks of at most limit rows and 8 MiB of data, and calls use with each. The cursor is
+// Replay reads the rows of a committed tick again, in chunks of at most limit rows and 2 MiB of data, and calls use with each. The cursor is
 // WITH HOLD: the server keeps a sorted batch on its disk, this process holds one chunk, and no transaction is open while use works, so
 // that a slow use holds back neither vacuum nor the session. An error of use ends the replay and is returned. A chunk that doesn't come within
 // patience is an error, too; to sort a batch beforehand the server has a millisecond more for each of its events.
@@ -232,7 +235,7 @@ func replayBatch(
 			err = fmt.Errorf("close the batch of tick %d: %w", batch.Position, closeErr)
 		}
 	}()
-	chunk := min(limit, batchBytes/MaxDataBytes)
+	chunk := min(limit, chunkBytes/MaxDataBytes)
 	for before := int64(0); ; {
 		rows, total, widest, err := fetch(ctx, conn, patience, chunk)
 		if err != nil {
@@ -244,7 +247,7 @@ func replayBatch(
 		if len(rows) == 0 {
 			return nil
 		}
-		chunk = min(limit, batchBytes/max(widest, 1))
+		chunk = min(limit, chunkBytes/max(widest, 1))
 		for i := range rows {
 			before++
 			rows[i].Position, rows[i].TickThrough = batch.Position-batch.Events+before, batch.Position

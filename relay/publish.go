@@ -15,7 +15,7 @@ const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
 	refillRows   = 10_000          // read at a time, of at most 8 MiB
-	replayRows   = 4000            // of a large batch, sent at a time, of at most 8 MiB
+	replayRows   = 4000            // of a large batch, sent at a time, of at most 2 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
 	mostDoublings    = 6                // of it, for what isn't
