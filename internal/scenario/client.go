@@ -24,6 +24,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	urls      []string
+	turn      int // which of them is tried next; owned by Run
 	cursor    map[string]int64
 	all       int64 // the newest checkpoint: stands for programs without a cursor of their own
 	received  []event
@@ -83,7 +84,7 @@ type frame struct {
 
 // NewClient returns a client that connects to any of the nodes.
 func NewClient(user string, nodes ...*Node) *Client {
-	c := &Client{User: user, cursor: map[string]int64{}, keys: map[string]bool{}, changed: make(chan struct{})}
+	c := &Client{User: user, turn: rand.IntN(1000), cursor: map[string]int64{}, keys: map[string]bool{}, changed: make(chan struct{})}
 	for _, n := range nodes {
 		c.urls = append(c.urls, n.URL())
 	}
@@ -127,7 +128,8 @@ func (c *Client) connect(ctx context.Context) (err error) {
 	}()
 	dial, cancelDial := context.WithTimeout(ctx, 10*time.Second)
 	defer cancelDial()
-	conn, _, err := websocket.Dial(dial, c.urls[rand.IntN(len(c.urls))], nil)
+	c.turn++ // not at random: a node that stands still would be tried again and again, for 10 s each
+	conn, _, err := websocket.Dial(dial, c.urls[c.turn%len(c.urls)], nil)
 	if err != nil {
 		return err
 	}
