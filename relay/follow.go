@@ -298,16 +298,16 @@ func (s *session) flushTime() time.Duration {
 // pace is the time between ticks while awake.
 func (s *session) pace() time.Duration { return min(max(leastPace, 10*s.flushTime()), mostPace) }
 
-// observe notes what a read took. The shortest of late is what counts: a busy machine makes reads longer, and not the disk slower.
+// observe notes what a read took.
 func (s *session) observe(found bool, d time.Duration) {
-	shortest := &s.empty
+	average := &s.empty
 	if found {
-		shortest = &s.tick
+		average = &s.tick
 	}
-	if *shortest == 0 || d < *shortest {
-		*shortest = d
+	if *average == 0 {
+		*average = d
 	}
-	*shortest += (d - *shortest) / 64
+	*average += (d - *average) / 16
 	if found {
 		s.metrics.tick.Set(s.tick.Seconds())
 	}

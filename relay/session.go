@@ -45,8 +45,8 @@ type session struct {
 	suspect   bool          // Redis failed since: compare before going on
 	sleeping  bool          // holds the sleep lock
 	deaf      bool          // the newest canary wasn't heard
-	tick      time.Duration // the shortest read of late that committed a tick …
-	empty     time.Duration // … and that found nothing
+	tick      time.Duration // moving average of a read that commits a tick …
+	empty     time.Duration // … and of one that finds nothing
 	clockAt   time.Time     // the database's clock …
 	clockRead time.Time     // … when it was read
 
