@@ -19,6 +19,7 @@ const (
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
+	mostPerWake  = 4                      // events of one wake-up that count as wake-ups: a large transaction alone is no load
 	firstFlush   = 500 * time.Microsecond // assumed until reads have been measured
 	leastFlush   = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
@@ -159,6 +160,9 @@ func (s *session) asleep(ctx context.Context) error {
 		events, err := s.step(ctx)
 		if err != nil {
 			return err
+		}
+		for range min(events-1, mostPerWake-1) { // commits that came together woke the relay once
+			wakes.fast(time.Now(), s.flushTime())
 		}
 		s.metrics.fallback.Add(float64(late.settle(time.Now(), notified)))
 		if hot = events > 0 && !notified && !dozing; hot {
