@@ -19,7 +19,8 @@
 //
 // # Reading
 //
-// The relay's half ([Next], [CommitLarge], [Replay], [ReadHistory], …) reads by snapshot. A [Tick] is the record of one relayed batch; its snapshot is
+// The relay's half ([Next], [CommitLarge], [Replay], [ReadHistory], …) reads by snapshot. A [Tick] is the record of what was relayed at once; its snapshot is
 // the cursor: the next batch is exactly what this snapshot doesn't see and the current one does. So a transaction that commits late
-// is neither skipped nor waited for. Rows of a batch are ordered by (control DESC, id) and have consecutive positions.
+// is neither skipped nor waited for. Rows of a batch are ordered by (control DESC, id) and have consecutive
+// positions; what had been committed before a membership change is a batch of its own.
 package outbox

@@ -49,15 +49,18 @@ const cuts = `cuts AS MATERIALIZED (
 // rows ordered by segment keep the order of commits.
 const segment = `(SELECT count(*) FROM cuts WHERE NOT pg_visible_in_snapshot(o.xid, cuts.snapshot))`
 
-// insertTicks writes one tick for each of the CTE `counted` (segment, events, latest), ascending. The first position is never below the clock, the
-// last position, or the created_at of any row. (sqlc can't resolve a derived table in INSERT … SELECT: hence by hand.)
+// firstPosition of a tick is never below the clock, the last position, or the created_at of any row. It is for a select from the rows, or from groups of
+// them with the greatest created_at of each.
+const firstPosition = `greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1, (extract(epoch FROM max(created_at)) * 1000000)::bigint)`
+
+// insertTicks writes one tick for each of the CTE `counted` (segment, events, created_at), ascending. (sqlc can't resolve a derived table in
+// INSERT … SELECT: hence by hand.)
 const insertTicks = `
     INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
     SELECT position, lag(position, 1, $2::bigint) OVER (ORDER BY position), $2::bigint,
            coalesce((SELECT snapshot FROM cuts WHERE n = segment), pg_current_snapshot()), events, clock_timestamp(), $3::bigint, $4::bigint
     FROM (SELECT segment, events, (first - 1 + sum(events) OVER (ORDER BY segment))::bigint AS position
-          FROM counted, (SELECT greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1,
-                                         (extract(epoch FROM max(latest)) * 1000000)::bigint) AS first FROM counted) f) p`
+          FROM counted, (SELECT ` + firstPosition + ` AS first FROM counted) f) p`
 
 // nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
 // long, is recognised at once. Where a membership change shares a program with something else, nextCutQuery is asked: it does the same, with cuts.
@@ -66,9 +69,7 @@ const nextQuery = `WITH batch AS MATERIALIZED (
 ), tick AS (
     INSERT INTO relay.ticks (position, after, base, snapshot, events, at, system_id, timeline)
     SELECT first + events - 1, $2::bigint, $2::bigint, pg_current_snapshot(), events, clock_timestamp(), $3::bigint, $4::bigint
-    FROM (SELECT count(*) AS events,
-                 greatest((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $2::bigint + 1,
-                          (extract(epoch FROM max(created_at)) * 1000000)::bigint) AS first
+    FROM (SELECT count(*) AS events, ` + firstPosition + ` AS first
           FROM batch HAVING count(*) BETWEEN 1 AND $5::bigint AND sum(octet_length(data::text)) <= $6::bigint AND NOT EXISTS (
               SELECT FROM batch c JOIN batch e ON e.program_id = c.program_id AND e.xid <> c.xid
               WHERE c.control AND (NOT e.control OR e.performed_by_id = c.performed_by_id))) summary
@@ -83,7 +84,7 @@ ORDER BY b.control DESC, b.id`
 const nextCutQuery = `WITH ` + cuts + `, batch AS MATERIALIZED (
     SELECT o.*, ` + segment + ` AS segment FROM (` + unread + `) o LIMIT $5::bigint + 1
 ), counted AS (
-    SELECT segment, count(*) AS events, max(created_at) AS latest FROM batch
+    SELECT segment, count(*) AS events, max(created_at) AS created_at FROM batch
     WHERE EXISTS (SELECT FROM batch HAVING count(*) <= $5::bigint AND sum(octet_length(data::text)) <= $6::bigint)
     GROUP BY segment
 ), tick AS (` + insertTicks + `
@@ -97,7 +98,7 @@ WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
 ORDER BY b.segment, b.control DESC, b.id`
 
 const commitLargeQuery = `WITH ` + cuts + `, counted AS (
-    SELECT segment, count(*) AS events, max(created_at) AS latest
+    SELECT segment, count(*) AS events, max(created_at) AS created_at
     FROM (SELECT o.created_at, CASE WHEN EXISTS (SELECT FROM cuts) THEN ` + segment + ` ELSE 0 END AS segment FROM (` + unread + `) o) s
     GROUP BY segment
 ), tick AS (` + insertTicks + `

@@ -19,7 +19,7 @@ const (
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
-	mostPerWake  = 4                      // events of one wake-up that count as wake-ups: a large transaction alone is no load
+	mostPerWake  = 4                      // events of one wake-up that count as commits: a large transaction alone is no load
 	firstFlush   = 500 * time.Microsecond // assumed until reads have been measured
 	leastFlush   = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
@@ -116,7 +116,7 @@ func (s *session) wakeUp(ctx context.Context) error {
 	return nil
 }
 
-// asleep waits to be woken, and returns when wake-ups come so fast that reading by itself is cheaper for the writers, when it turns out to be deaf, or
+// asleep waits to be woken, and returns when what wakes it comes so fast that reading by itself is cheaper for the writers, when it turns out to be deaf, or
 // when it lost the sleep lock to a Redis outage.
 //
 // Transactions that inserted before the lock was taken saw the relay awake and won't notify: until all of them have ended it
@@ -149,7 +149,7 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if s.deaf || notified && (wakes.fast(time.Now(), s.flushTime()) || s.quiet == 0) {
+		if s.deaf || notified && s.quiet == 0 {
 			return s.wakeUp(ctx)
 		}
 		if dozing {
@@ -161,12 +161,12 @@ func (s *session) asleep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for range min(events-1, mostPerWake-1) { // commits that came together woke the relay once
-			wakes.fast(time.Now(), s.flushTime())
-		}
 		s.metrics.fallback.Add(float64(late.settle(time.Now(), notified)))
 		if hot = events > 0 && !notified && !dozing; hot {
 			late.found(time.Now())
+		}
+		if notified && wakes.fast(time.Now(), events, s.flushTime()) {
+			return s.wakeUp(ctx)
 		}
 		if err := s.maintain(ctx); err != nil {
 			return err
@@ -320,16 +320,20 @@ func (s *session) observe(found bool, d time.Duration) {
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).
 func fast(commits int64, d, flush time.Duration) bool { return time.Duration(commits)*10*flush > d }
 
-// pace remembers the last wake-ups.
+// pace remembers when the last commits were found that woke the relay.
 type pace struct {
 	at   [8]time.Time
 	next int
 }
 
-// fast notes a wake-up and reports whether they come fast.
-func (p *pace) fast(now time.Time, flush time.Duration) bool {
-	oldest := p.at[p.next]
-	p.at[p.next] = now
-	p.next = (p.next + 1) % len(p.at)
+// fast notes the events of one wake-up and reports whether commits come fast. Those that come together wake the relay once: the faster the writers,
+// the fewer wake-ups.
+func (p *pace) fast(now time.Time, events int64, flush time.Duration) bool {
+	var oldest time.Time
+	for range min(max(events, 1), mostPerWake) {
+		oldest = p.at[p.next]
+		p.at[p.next] = now
+		p.next = (p.next + 1) % len(p.at)
+	}
 	return !oldest.IsZero() && fast(int64(len(p.at)), now.Sub(oldest), flush)
 }

@@ -19,6 +19,12 @@ type traits struct {
 	sharded bool   // a Cluster, and every master has sharded pub/sub
 }
 
+// Sharded reports whether messages go by the sharded pub/sub of a Redis Cluster: they do where every master has it (Redis 7).
+func Sharded(ctx context.Context, client redis.UniversalClient) (bool, error) {
+	found, err := inspect(ctx, client)
+	return found.sharded, err
+}
+
 // inspect asks the server, on a Cluster every master, what it is like. A server that knows no such question (an in-process one) evicts nothing.
 func inspect(ctx context.Context, client redis.UniversalClient) (traits, error) {
 	var (
@@ -37,7 +43,7 @@ func inspect(ctx context.Context, client redis.UniversalClient) (traits, error) 
 		if cluster {
 			known, err := node.Do(ctx, "COMMAND", "INFO", "spublish").Slice()
 			if err != nil {
-				return fmt.Errorf("ask Redis for sharded pub/sub: %w", err)
+				return fmt.Errorf("ask Redis for sharded pub/sub (COMMAND INFO): %w", err)
 			}
 			sharded = len(known) == 1 && known[0] != nil
 		}

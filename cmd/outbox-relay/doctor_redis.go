@@ -60,9 +60,9 @@ func neverEvicts(ctx context.Context, client redis.UniversalClient) error {
 // subscribe waits for the confirmation of a subscription and, where this role publishes, for a message. Nodes take no notice of it.
 func (d *doctor) subscribe(ctx context.Context, client redis.UniversalClient) error {
 	kind, subscribe, publish := "", client.Subscribe, client.Publish
-	sharded, err := shardedPubSub(ctx, client)
+	sharded, err := relay.Sharded(ctx, client)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: allow it to this user (docs/SECURITY.md)", err)
 	}
 	if sharded {
 		kind, subscribe, publish = "S", client.SSubscribe, client.SPublish
@@ -91,16 +91,4 @@ func (d *doctor) subscribe(ctx context.Context, client redis.UniversalClient) er
 		return fmt.Errorf("a message on %s never arrived: %w", redisNodes, err)
 	}
 	return nil
-}
-
-// shardedPubSub asks as serve does which kind of pub/sub is used.
-func shardedPubSub(ctx context.Context, client redis.UniversalClient) (bool, error) {
-	if _, cluster := client.(*redis.ClusterClient); !cluster {
-		return false, nil
-	}
-	known, err := client.Do(ctx, "COMMAND", "INFO", "spublish").Slice()
-	if err != nil {
-		return false, fmt.Errorf("COMMAND INFO: %w: allow it to this user (docs/SECURITY.md)", err)
-	}
-	return len(known) == 1 && known[0] != nil, nil
 }

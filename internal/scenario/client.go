@@ -24,7 +24,7 @@ type Client struct {
 
 	mu        sync.Mutex
 	urls      []string
-	turn      int // which of them is tried next; owned by Run
+	turn      int // which of them is tried next; owned by Run. Not drawn: a node that stands still would be tried again and again, for 10 s each
 	cursor    map[string]int64
 	all       int64 // the newest checkpoint: stands for programs without a cursor of their own
 	received  []event
@@ -128,7 +128,7 @@ func (c *Client) connect(ctx context.Context) (err error) {
 	}()
 	dial, cancelDial := context.WithTimeout(ctx, 10*time.Second)
 	defer cancelDial()
-	c.turn++ // not at random: a node that stands still would be tried again and again, for 10 s each
+	c.turn++
 	conn, _, err := websocket.Dial(dial, c.urls[c.turn%len(c.urls)], nil)
 	if err != nil {
 		return err
