@@ -1,7 +1,10 @@
 package ws_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -143,6 +146,28 @@ func TestTurnedAwaySocketsDontPileUp(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, func() error { return n.connections(5) })
 	if took := time.Since(began); took > 4*time.Second {
 		t.Errorf("those who were turned away stayed for %v", took)
+	}
+}
+
+// TestWhoSendsATokenHasHisTime: with one place for those without a token five come at once, and only then send theirs. The oldest of them were told
+// auth_timeout, after which a client doesn't come back.
+func TestWhoSendsATokenHasHisTime(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1")
+	n := s.node(func(c *ws.Config) { c.MaxPerUser, c.MaxUnauthenticated = -1, 1 })
+	auth := frameOf(fin|text, fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	var conns []net.Conn
+	var readers []*bufio.Reader
+	for range 5 {
+		conn, r := n.raw()
+		conns, readers = append(conns, conn), append(readers, r)
+	}
+	for _, conn := range conns {
+		_, _ = io.WriteString(conn, auth)
+	}
+	for _, r := range readers {
+		awaitLive(t, r)
 	}
 }
 

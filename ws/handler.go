@@ -144,12 +144,37 @@ func (h *Hub) add(s *socket) bool {
 	}
 	h.sockets[s] = struct{}{}
 	if s.admission == nil {
-		if gone := h.waiting.add(s); gone != nil {
-			gone.stop(endAuthTimeout)
-		}
+		h.waiting.add(s, time.Now())
+		h.makeRoom()
 	}
 	h.start(s.run)
 	return true
+}
+
+// makeRoom ends the sockets without a token that are too many, now or as soon as they have had their time. The caller holds mu.
+func (h *Hub) makeRoom() {
+	gone, left := h.waiting.surplus(time.Now())
+	for gone != nil {
+		gone.stop(endAuthTimeout)
+		gone, left = h.waiting.surplus(time.Now())
+	}
+	if left == 0 || h.making {
+		return
+	}
+	h.making = true
+	time.AfterFunc(left, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.making = false
+		h.makeRoom()
+	})
+}
+
+// sent frees a socket's place among those that haven't sent a token. Whether it is a good one is known in a moment.
+func (h *Hub) sent(s *socket) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting.remove(s)
 }
 
 // admit gives a socket to its user and reports false if the user has too many.
@@ -159,7 +184,6 @@ func (h *Hub) admit(s *socket, user string) bool {
 	if h.config.MaxPerUser > 0 && len(h.users[user]) >= h.config.MaxPerUser {
 		return false
 	}
-	h.waiting.remove(s)
 	if h.users[user] == nil {
 		h.topics.want(UserTopic(user), true)
 	}

@@ -35,7 +35,7 @@ type Config struct {
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
 	MaxConnections     int           // 0: no bound
 	MaxPerUser         int           // connections; 20, negative: no bound
-	MaxUnauthenticated int           // connections without a token yet; the oldest gives way, of an address with over a tenth of them first; 1000
+	MaxUnauthenticated int           // connections that have sent no token for a second; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2
 	MessageBurst       int           // and at once; 30
 	Recheck            time.Duration // between looks at a connected user's memberships; 60 s, ±10 %
@@ -78,7 +78,8 @@ type Hub struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
-	waiting waiting // those without a token yet
+	waiting waiting // those that haven't sent a token
+	making  bool    // a timer is set for makeRoom
 	users   map[string][]*socket
 	rooms   map[string]*room
 	closing bool          // no new sockets

@@ -37,7 +37,7 @@ type socket struct {
 	done    chan struct{} // closed when the pump has said the last word
 
 	admitted string  // the user that the hub counts it for; guarded by the hub's mu
-	waiter   *waiter // its place among those without a token; guarded by the hub's mu
+	waiter   *waiter // its place among those that haven't sent a token; guarded by the hub's mu
 
 	mu      sync.Mutex
 	pending pending
@@ -182,6 +182,9 @@ func (s *socket) take(f clientFrame) (end *ending) {
 			s.pending.auth = append(s.pending.auth, f)
 		}
 	})
+	if !f.ping {
+		s.hub.sent(s)
+	}
 	return end
 }
 

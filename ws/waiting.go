@@ -3,12 +3,17 @@ package ws
 import (
 	"container/list"
 	"net/netip"
+	"time"
 )
+
+// sendTime is what every socket has for its token, however many wait: it may be on the way. When thousands come back at once, all of them
+// wait at first.
+const sendTime = time.Second
 
 // crowd is the share of the places for sockets without a token above which an address is the first to make room: 1/crowd.
 const crowd = 10
 
-// waiting holds the sockets without a token, oldest first: all of them, and those of each address. Each step takes constant time. It is
+// waiting holds the sockets that haven't sent a token, oldest first: all of them, and those of each address. Each step takes constant time. It is
 // guarded by the hub's mu.
 type waiting struct {
 	most   int       // places
@@ -25,13 +30,13 @@ func newWaiting(most int) waiting {
 type waiter struct {
 	socket   *socket
 	from     netip.Prefix
+	since    time.Time
 	all, own *list.Element
 }
 
-// add takes a socket in. If there are more than most then, it returns the one that has to go, and forgets it: the oldest of the greatest crowd,
-// or of all if there is none. Who floods pushes out nobody else.
-func (w *waiting) add(s *socket) (gone *socket) {
-	n := &waiter{socket: s, from: network(s.addr)}
+// add takes a socket in.
+func (w *waiting) add(s *socket, now time.Time) {
+	n := &waiter{socket: s, from: network(s.addr), since: now}
 	own := w.from[n.from]
 	if own == nil {
 		own = list.New()
@@ -42,8 +47,13 @@ func (w *waiting) add(s *socket) (gone *socket) {
 	if w.crowded(own) {
 		w.crowds[own] = true
 	}
+}
+
+// surplus forgets and returns the one that has to go if there are more than most: the oldest of the greatest crowd, or of all if there is none. Who floods
+// pushes out nobody else. One that has had less than sendTime stays: then left says for how much longer.
+func (w *waiting) surplus(now time.Time) (gone *socket, left time.Duration) {
 	if w.all.Len() <= w.most {
-		return nil
+		return nil, 0
 	}
 	oldest, size := w.all.Front(), 0
 	for c := range w.crowds {
@@ -51,9 +61,12 @@ func (w *waiting) add(s *socket) (gone *socket) {
 			oldest, size = c.Front(), c.Len()
 		}
 	}
-	gone = oldest.Value.(*waiter).socket
-	w.remove(gone)
-	return gone
+	n := oldest.Value.(*waiter)
+	if left = sendTime - now.Sub(n.since); left > 0 {
+		return nil, left
+	}
+	w.remove(n.socket)
+	return n.socket, 0
 }
 
 func (w *waiting) crowded(own *list.List) bool { return own.Len() > max(w.most/crowd, 1) }

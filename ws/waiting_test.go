@@ -3,6 +3,7 @@ package ws
 import (
 	"fmt"
 	"testing"
+	"time"
 )
 
 // TestFloodPushesOutItself: with the oldest of all going, whoever opens connections fast enough pushes everybody else out before they
@@ -11,9 +12,13 @@ func TestFloodPushesOutItself(t *testing.T) {
 	t.Parallel()
 	const most = 100
 	w := newWaiting(most)
-	arrive := func(addr string) (s, gone *socket) {
+	now := time.Now()
+	arrive := func(addr string) (s, gone *socket) { // each a second after the one before
+		now = now.Add(sendTime)
 		s = &socket{addr: addr}
-		return s, w.add(s)
+		w.add(s, now)
+		gone, _ = w.surplus(now)
+		return s, gone
 	}
 	var flood []*socket
 	for i := range most {
@@ -57,6 +62,31 @@ func TestFloodPushesOutItself(t *testing.T) {
 			t.Errorf("after %d: %v had to go", i, gone)
 		}
 	}
+}
+
+// TestThoseWhoJustCameStay: thousands come back at once, and each needs a moment for its token. The oldest of them were turned away meanwhile, for good.
+func TestThoseWhoJustCameStay(t *testing.T) {
+	t.Parallel()
+	w := newWaiting(1)
+	began := time.Now()
+	all := make([]*socket, 4)
+	for i := range all {
+		all[i] = &socket{addr: "192.0.2.1:1"}
+		w.add(all[i], began.Add(time.Duration(i)*sendTime/10))
+	}
+	expect := func(after time.Duration, want *socket, wantLeft time.Duration) {
+		t.Helper()
+		if gone, left := w.surplus(began.Add(after)); gone != want || left != wantLeft {
+			t.Errorf("after %v: gone %p, left %v; want %p and %v", after, gone, left, want, wantLeft)
+		}
+	}
+	expect(sendTime*9/10, nil, sendTime/10)
+	w.remove(all[0]) // has sent its token
+	expect(sendTime, nil, sendTime/10)
+	expect(sendTime*11/10, all[1], 0)
+	expect(sendTime*11/10, nil, sendTime/10)
+	expect(10*sendTime, all[2], 0)
+	expect(10*sendTime, nil, 0) // no more than most
 }
 
 func TestNetwork(t *testing.T) {

@@ -100,7 +100,7 @@ func settings() []setting {
 		{"WRITE_TIMEOUT", "10s", "time for one message to a client, then it is a slow consumer", false, duration(func(c *config) *time.Duration { return &c.writeTimeout }, 10*time.Millisecond, 5*time.Minute)},
 		{"MAX_CONNECTIONS", "0", "most connections of this process; 0: no bound", false, number(func(c *config) *int { return &c.connections }, 0, 10_000_000)},
 		{"MAX_CONNECTIONS_PER_USER", "20", "most connections of one user in this process; 0: no bound", false, number(func(c *config) *int { return &c.perUser }, 0, 10_000_000)},
-		{"MAX_UNAUTHENTICATED", "1000", "most connections of this process that haven't sent a token yet", false, number(func(c *config) *int { return &c.strangers }, 1, 10_000_000)},
+		{"MAX_UNAUTHENTICATED", "1000", "most connections of this process that have sent no token for a second", false, number(func(c *config) *int { return &c.strangers }, 1, 10_000_000)},
 		{"MESSAGE_RATE", "2", "messages and pings a second that a client may send in the long run", false, setMessageRate},
 		{"MESSAGE_BURST", "30", "and at once", false, number(func(c *config) *int { return &c.burst }, 1, 100_000)},
 		{"SHUTDOWN_GRACE", "20s", "time over which sockets are closed when the process is told to end", false, duration(func(c *config) *time.Duration { return &c.shutdownGrace }, 0, 10*time.Minute)},
