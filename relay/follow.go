@@ -302,16 +302,20 @@ func (s *session) flushTime() time.Duration {
 // pace is the time between ticks while awake.
 func (s *session) pace() time.Duration { return min(max(leastPace, 10*s.flushTime()), mostPace) }
 
-// observe notes what a read took.
+// observe notes what a read took. The two figures follow the median, by steps of a sixteenth: one that is held up for long counts as much as any other.
 func (s *session) observe(found bool, d time.Duration) {
-	average := &s.empty
+	median := &s.empty
 	if found {
-		average = &s.tick
+		median = &s.tick
 	}
-	if *average == 0 {
-		*average = d
+	switch {
+	case *median == 0:
+		*median = d
+	case d > *median:
+		*median += *median / 16
+	default:
+		*median -= *median / 16
 	}
-	*average += (d - *average) / 16
 	if found {
 		s.metrics.tick.Set(s.tick.Seconds())
 	}
@@ -320,9 +324,10 @@ func (s *session) observe(found bool, d time.Duration) {
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).
 func fast(commits int64, d, flush time.Duration) bool { return time.Duration(commits)*10*flush > d }
 
-// pace remembers when the last commits were found that woke the relay.
+// pace remembers when the last commits were found that woke the relay. There are so many that chance alone doesn't bring them together: commits
+// come in clusters, and after a stall those of a whole moment at once.
 type pace struct {
-	at   [8]time.Time
+	at   [32]time.Time
 	next int
 }
 

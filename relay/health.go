@@ -108,7 +108,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		leader: gauge("leader", "1 if this relay leads."),
 		asleep: gauge("asleep", "1 if the relay sleeps and is woken by NOTIFY."),
-		tick:   gauge("tick_seconds", "Moving average of the time that reading a batch and committing its tick takes."),
+		tick:   gauge("tick_seconds", "What reading a batch and committing its tick takes, about the median."),
 		degraded: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "outbox_relay_degraded", Help: "1 if the state is degraded; /readyz gives the reason.",
 		}, []string{"state"}),

@@ -23,11 +23,44 @@ func TestCommitsThatComeTogetherCount(t *testing.T) {
 	} {
 		var p pace
 		got := false
-		for n := range 20 {
+		for n := range 64 {
 			got = p.fast(time.Unix(1, 0).Add(time.Duration(n)*test.every), test.events, flush)
 		}
 		if got != test.want {
 			t.Errorf("%s: fast is %v, want %v", name, got, test.want)
 		}
+	}
+}
+
+// A few commits that happen to come together, as after a moment's stall, aren't fast: awake, the others would wait for the next tick.
+func TestAFewTogetherAreNotFast(t *testing.T) {
+	t.Parallel()
+	var p pace
+	now := time.Unix(1, 0)
+	for range 10 { // 200 a second, which come by twenties
+		for range 20 {
+			if p.fast(now, 1, 250*time.Microsecond) {
+				t.Fatal("turned awake")
+			}
+			now = now.Add(100 * time.Microsecond)
+		}
+		now = now.Add(98 * time.Millisecond)
+	}
+}
+
+// A read that was held up once made every flush seem slow, by which the relay turned awake at rates far below.
+func TestTheFlushIsWhatMostReadsTake(t *testing.T) {
+	t.Parallel()
+	s := session{Relay: &Relay{metrics: newMetrics(nil)}}
+	for n := range 200 {
+		took := 700 * time.Microsecond
+		if n%20 == 0 {
+			took = 50 * time.Millisecond
+		}
+		s.observe(true, took)
+		s.observe(false, 300*time.Microsecond)
+	}
+	if got := s.flushTime(); got < 300*time.Microsecond || got > 500*time.Microsecond {
+		t.Errorf("%v, want about 400 µs", got)
 	}
 }
