@@ -13,7 +13,7 @@ import (
 const (
 	awakePoll    = time.Millisecond       // between reads that found nothing, while awake
 	leastPace    = 2 * time.Millisecond   // bounds of the time between ticks while awake …
-	mostPace     = 10 * time.Millisecond  // … which is ten times the flush: writers keep nine tenths of the disk
+	mostPace     = 30 * time.Millisecond  // … which is thirty times the flush: one writer alone, who waits for each of them, loses little
 	quietFor     = 200 * time.Millisecond // without events for this long the relay falls asleep
 	fallbackPoll = time.Second            // a sleeping relay reads this often without being woken …
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
@@ -300,7 +300,7 @@ func (s *session) flushTime() time.Duration {
 }
 
 // pace is the time between ticks while awake.
-func (s *session) pace() time.Duration { return min(max(leastPace, 10*s.flushTime()), mostPace) }
+func (s *session) pace() time.Duration { return min(max(leastPace, 30*s.flushTime()), mostPace) }
 
 // observe notes what a read took. The two figures follow the median, by steps of a sixteenth: one that is held up for long counts as much as any other.
 func (s *session) observe(found bool, d time.Duration) {

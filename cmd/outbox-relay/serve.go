@@ -1,14 +1,6 @@
 package main
 
-import (
-	"runtime/debug"
-
-	"github.com/spf13/cobra"
-)
-
-// gcPercent is GOGC where it isn't set. Most of a server's memory is that of connections which do nothing, between the garbage of
-// their handshakes: 100 costs 1.5 KiB more for each, and saves about a tenth of the CPU under load.
-const gcPercent = 33
+import "github.com/spf13/cobra"
 
 func (p *program) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -31,9 +23,6 @@ func (p *program) serveCommand() *cobra.Command {
 			return err
 		}
 		defer s.close()
-		if p.getenv("GOGC") == "" {
-			debug.SetGCPercent(gcPercent)
-		}
 		return s.run(cmd.Context())
 	}
 	return cmd
