@@ -43,6 +43,12 @@ func TestPlansAreIndexScans(t *testing.T) {
 	} {
 		queries[name] = numbered(t, string(sqlc), name, args)
 	}
+	var membership []byte
+	if membership, err = os.ReadFile("../auth/query.sql"); err != nil {
+		t.Fatal(err)
+	}
+	queries["Memberships"] = numbered(t, string(membership), "Memberships", []string{"user_ids text"}) // the type of an element
+	queries["Changes"] = numbered(t, string(membership), "Changes", []string{"user_ids text", "afters bigint", "throughs bigint"})
 	for name, query := range queries {
 		plan := explain(t, conn, name, query)
 		for line := range strings.Lines(plan) {
@@ -97,7 +103,7 @@ func numbered(t *testing.T, file, name string, args []string) string {
 		t.Fatalf("no query %s", name)
 	}
 	_, query, _ = strings.Cut(query, "\n")
-	query, _, _ = strings.Cut(query, ";")
+	query, _, _ = strings.Cut(query, ";\n")
 	for i, a := range args {
 		arg, kind, typed := strings.Cut(a, " ")
 		if !typed {

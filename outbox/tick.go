@@ -16,7 +16,7 @@ type DB = outboxdb.DBTX
 
 // PlanSettings are for every session that reads. The outbox's statistics are always stale (it grows at one end and shrinks at the other), and
 // a plan made from them would now and then scan all of it; every read here has an index made for it. So each is planned once, not each time: that
-// took three quarters of the reading of a small batch.
+// took most of the CPU of reading a small batch.
 const PlanSettings = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; SET plan_cache_mode = force_generic_plan"
 
 // Genesis is the snapshot before all transactions: the cursor of a relay that has never committed a tick.
