@@ -125,6 +125,9 @@ CREATE TABLE relay.cuts (
     snapshot pg_snapshot NOT NULL
 );
 
+-- Set by the relay, now and then, to measure what a commit waits for the disk.
+CREATE SEQUENCE relay.flush_probe;
+
 CREATE TABLE relay.users (
     id         text    PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 128),
     first_name text    NOT NULL DEFAULT '',

@@ -15,6 +15,7 @@ GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) TO rela
 GRANT SELECT, DELETE, UPDATE (xid, data) ON relay.outbox TO relay_relay;
 GRANT SELECT, INSERT, DELETE ON relay.ticks TO relay_relay;
 GRANT SELECT, DELETE ON relay.cuts TO relay_relay;
+GRANT UPDATE ON SEQUENCE relay.flush_probe TO relay_relay;
 GRANT SELECT ON relay.users, relay.program_members, relay.effective_members TO relay_relay;
 
 -- relay_migrator owns everything, so that any member of it can apply later migrations, whoever applied the first ones. Where the
@@ -34,6 +35,8 @@ BEGIN
         SELECT format('TABLE %s', c.oid::regclass) FROM pg_class c
         WHERE c.relnamespace = 'relay'::regnamespace AND c.relkind = 'r'
         UNION ALL
+        SELECT 'SEQUENCE relay.flush_probe'
+        UNION ALL
         SELECT format('FUNCTION %s', p.oid::regprocedure) FROM pg_proc p
         WHERE p.pronamespace = 'relay'::regnamespace
     LOOP
@@ -48,6 +51,7 @@ $$;
 
 -- +goose Down
 REVOKE SELECT ON relay.users, relay.program_members, relay.effective_members FROM relay_relay;
+REVOKE UPDATE ON SEQUENCE relay.flush_probe FROM relay_relay;
 REVOKE SELECT, DELETE ON relay.cuts FROM relay_relay;
 REVOKE SELECT, INSERT, DELETE ON relay.ticks FROM relay_relay;
 REVOKE SELECT, DELETE, UPDATE (xid, data) ON relay.outbox FROM relay_relay;

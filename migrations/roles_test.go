@@ -60,7 +60,7 @@ var granted = map[string]string{
 	"outbox select": "relay", "outbox delete": "relay", "outbox.xid update": "relay", "outbox.data update": "relay", // the trigger lets it do no more than adopt and blank
 	"outbox lock": "relay", "ticks lock": "relay", "cuts lock": "relay", // whoever may DELETE may
 	"ticks select": "relay", "ticks insert": "relay", "ticks delete": "relay",
-	"cuts select": "relay", "cuts delete": "relay",
+	"cuts select": "relay", "cuts delete": "relay", "flush_probe setval": "relay", "flush_probe nextval": "relay", // UPDATE allows both
 	"users select": "relay", "program_members select": "relay", "effective_members select": "relay",
 
 	"schema_version call": "emitter relay", "may_notify call": "emitter relay", "emit call": "emitter",

@@ -12,16 +12,16 @@ import (
 
 const (
 	awakePoll    = time.Millisecond       // between reads that found nothing, while awake
-	leastPace    = 2 * time.Millisecond   // bounds of the time between ticks while awake …
-	mostPace     = 30 * time.Millisecond  // … which is thirty times the flush: one writer alone, who waits for each of them, loses little
+	leastPace    = 8 * time.Millisecond   // bounds of the time between ticks while awake …
+	mostPace     = 30 * time.Millisecond  // … which is four times the last one's work: the busier the machine, the larger the batches, which cost less for each event
+	flushPace    = 10                     // but ticks take at most this part of what the disk can do …
+	slowPace     = 100 * time.Millisecond // … unless they were further apart than this
 	quietFor     = 200 * time.Millisecond // without events for this long the relay falls asleep
 	fallbackPoll = time.Second            // a sleeping relay reads this often without being woken …
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
 	mostPerWake  = 4                      // events of one wake-up that count as commits: a large transaction alone is no load
-	firstFlush   = 500 * time.Microsecond // assumed until reads have been measured
-	leastFlush   = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
 
 // follow reads the outbox for as long as the session lasts. It is awake while events come fast: it reads by itself, and nobody notifies.
@@ -59,11 +59,12 @@ func (s *session) awake(ctx context.Context) error {
 		wait := awakePoll
 		if events > 0 {
 			last = time.Now()
-			wait = s.pace() - time.Since(began)
+			worked := last.Sub(began)
+			wait = s.pace(worked) - worked
 		}
 		seen += events
 		if d := time.Since(since); d >= s.quiet {
-			if !fast(seen, d, s.flushTime()) {
+			if !fast(seen, d, s.flush) {
 				return nil
 			}
 			seen, since = 0, time.Now()
@@ -165,7 +166,7 @@ func (s *session) asleep(ctx context.Context) error {
 		if hot = events > 0 && !notified && !dozing; hot {
 			late.found(time.Now())
 		}
-		if notified && wakes.fast(time.Now(), events, s.flushTime()) {
+		if notified && wakes.fast(time.Now(), events, s.flush) {
 			return s.wakeUp(ctx)
 		}
 		if err := s.maintain(ctx); err != nil {
@@ -291,34 +292,9 @@ func (s *session) maintain(ctx context.Context) error {
 	return nil
 }
 
-// flushTime is about what a commit waits for the disk: what a read that commits a tick takes more than one that finds nothing.
-func (s *session) flushTime() time.Duration {
-	if s.tick == 0 || s.empty == 0 {
-		return firstFlush
-	}
-	return max(s.tick-s.empty, leastFlush)
-}
-
-// pace is the time between ticks while awake.
-func (s *session) pace() time.Duration { return min(max(leastPace, 30*s.flushTime()), mostPace) }
-
-// observe notes what a read took. The two figures follow the median, by steps of a sixteenth: one that is held up for long counts as much as any other.
-func (s *session) observe(found bool, d time.Duration) {
-	median := &s.empty
-	if found {
-		median = &s.tick
-	}
-	switch {
-	case *median == 0:
-		*median = d
-	case d > *median:
-		*median += *median / 16
-	default:
-		*median -= *median / 16
-	}
-	if found {
-		s.metrics.tick.Set(s.tick.Seconds())
-	}
+// pace is the time between ticks while awake, from the beginning of one to that of the next, if the last one's work took so long.
+func (s *session) pace(worked time.Duration) time.Duration {
+	return max(min(max(leastPace, 4*worked), mostPace), min(flushPace*s.flush, slowPace))
 }
 
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).

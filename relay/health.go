@@ -90,7 +90,7 @@ func (h *health) problems() []string {
 
 // metrics are what the relay counts. Without a Registerer they are counted all the same and shown nowhere.
 type metrics struct {
-	leader, asleep, tick             prometheus.Gauge
+	leader, asleep, flush            prometheus.Gauge
 	degraded                         *prometheus.GaugeVec
 	events, ticks, sessions, refills prometheus.Counter
 	wakeups, fallback, fallAsleep    prometheus.Counter
@@ -108,7 +108,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		leader: gauge("leader", "1 if this relay leads."),
 		asleep: gauge("asleep", "1 if the relay sleeps and is woken by NOTIFY."),
-		tick:   gauge("tick_seconds", "What reading a batch and committing its tick takes, about the median."),
+		flush:  gauge("flush_seconds", "What a commit waits for the disk, about the median; at least 250 µs."),
 		degraded: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "outbox_relay_degraded", Help: "1 if the state is degraded; /readyz gives the reason.",
 		}, []string{"state"}),
@@ -127,7 +127,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}),
 	}
 	if r != nil {
-		r.MustRegister(m.leader, m.asleep, m.tick, m.degraded, m.events, m.ticks, m.sessions, m.refills, m.wakeups, m.fallback,
+		r.MustRegister(m.leader, m.asleep, m.flush, m.degraded, m.events, m.ticks, m.sessions, m.refills, m.wakeups, m.fallback,
 			m.fallAsleep, m.retentionRows, m.retentionFailures, m.lag)
 	}
 	return m

@@ -48,19 +48,21 @@ func TestAFewTogetherAreNotFast(t *testing.T) {
 	}
 }
 
-// A read that was held up once made every flush seem slow, by which the relay turned awake at rates far below.
-func TestTheFlushIsWhatMostReadsTake(t *testing.T) {
+func TestTicksLeaveTimeForTheWriters(t *testing.T) {
 	t.Parallel()
-	s := session{Relay: &Relay{metrics: newMetrics(nil)}}
-	for n := range 200 {
-		took := 700 * time.Microsecond
-		if n%20 == 0 {
-			took = 50 * time.Millisecond
+	const ms = time.Millisecond
+	for _, test := range []struct{ flush, worked, want time.Duration }{
+		{leastFlush, ms, leastPace},
+		{leastFlush, 3 * ms, 12 * ms},
+		{leastFlush, 15 * ms, mostPace}, // else batches that take longer would make themselves larger still
+		{leastFlush, time.Second, mostPace},
+		{2 * ms, 3 * ms, 20 * ms},
+		{5 * ms, 15 * ms, 50 * ms},
+		{time.Second, time.Second, slowPace},
+	} {
+		s := session{flush: test.flush}
+		if got := s.pace(test.worked); got != test.want {
+			t.Errorf("flush %v, worked %v: ticks are %v apart, want %v", test.flush, test.worked, got, test.want)
 		}
-		s.observe(true, took)
-		s.observe(false, 300*time.Microsecond)
-	}
-	if got := s.flushTime(); got < 300*time.Microsecond || got > 500*time.Microsecond {
-		t.Errorf("%v, want about 400 µs", got)
 	}
 }

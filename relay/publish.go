@@ -23,7 +23,6 @@ const (
 
 // step reads what is new, commits its tick and publishes it. It returns how many events that were.
 func (s *session) step(ctx context.Context) (events int64, err error) {
-	began := time.Now()
 	read, cancel := context.WithTimeout(ctx, readTimeout)
 	tick, rows, err := outbox.Next(read, s.conn, s.last, s.cluster, maxBatch)
 	cancel()
@@ -35,14 +34,10 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 	}
 	s.used = time.Now()
 	if tick.Events == 0 {
-		s.observe(false, s.used.Sub(began))
 		return 0, nil
 	}
 	s.last, s.lacking = tick, 0
 	s.clockAt, s.clockRead = tick.At, s.used
-	if rows != nil {
-		s.observe(true, s.used.Sub(began))
-	}
 	s.metrics.ticks.Inc()
 	if err := s.publishTick(ctx, tick, rows); err != nil {
 		return 0, err
@@ -212,11 +207,14 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 	})
 }
 
-// publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt.
+// publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt or it is time to.
 func (s *session) publishHead(ctx context.Context) error {
 	for {
 		if s.suspect || time.Since(s.compared) > compareEvery {
 			if err := s.compare(ctx); err != nil {
+				return err
+			}
+			if err := s.measureFlush(ctx); err != nil {
 				return err
 			}
 		}

@@ -24,7 +24,7 @@ const (
 	pingInterval  = 3 * time.Second  // the session is used at least this often …
 	pingTimeout   = 5 * time.Second  // … and must answer within this
 	readTimeout   = 10 * time.Second // a batch that fits in memory
-	compareEvery  = 30 * time.Second // Redis' newest scores are compared with what they must be
+	compareEvery  = 30 * time.Second // Redis' newest scores are compared with what they must be, and the flush is measured
 	maxBatch      = 1000             // rows of a batch that is read in one statement; also of a chunk of a larger one
 	channel       = "relay_outbox"
 	closeTimeout  = 2 * time.Second
@@ -45,8 +45,7 @@ type session struct {
 	suspect   bool          // Redis failed since: compare before going on
 	sleeping  bool          // holds the sleep lock
 	deaf      bool          // the newest canary wasn't heard
-	tick      time.Duration // what a read takes that commits a tick, about the median …
-	empty     time.Duration // … and of one that finds nothing
+	flush     time.Duration // about what a commit waits for the disk
 	clockAt   time.Time     // the database's clock …
 	clockRead time.Time     // … when it was read
 

@@ -75,7 +75,7 @@ func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 	if d.config.relays() {
 		need = append(need, "outbox DELETE", "ticks INSERT", "ticks DELETE", "cuts SELECT", "cuts DELETE")
 	}
-	var there, usage, update bool
+	var there, usage, update, probe bool
 	err := conn.QueryRow(ctx, "SELECT to_regnamespace('relay') IS NOT NULL, coalesce(has_schema_privilege(to_regnamespace('relay'), 'USAGE'), false)").Scan(&there, &usage)
 	switch {
 	case err != nil:
@@ -103,6 +103,10 @@ func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 		err := conn.QueryRow(ctx, "SELECT has_column_privilege('relay.outbox', 'xid', 'UPDATE')").Scan(&update)
 		if err != nil || !update {
 			missing = append(missing, "UPDATE (xid) on relay.outbox")
+		}
+		err = conn.QueryRow(ctx, "SELECT coalesce(has_sequence_privilege(to_regclass('relay.flush_probe'), 'UPDATE'), true)").Scan(&probe)
+		if err != nil || !probe {
+			missing = append(missing, "UPDATE on relay.flush_probe")
 		}
 	}
 	if len(missing) > 0 {

@@ -130,7 +130,7 @@ func TestDoctorFindsMissingGrants(t *testing.T) {
 	s = newSite()
 	reader := s.login("GRANT USAGE ON SCHEMA relay TO %s", "GRANT EXECUTE ON FUNCTION relay.schema_version() TO %s", "GRANT SELECT ON ALL TABLES IN SCHEMA relay TO %s")
 	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "ws"})
-	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "relay"}, "lacks DELETE on relay.outbox, INSERT on relay.ticks, DELETE on relay.ticks, DELETE on relay.cuts, UPDATE (xid) on relay.outbox: GRANT relay_relay")
+	s.doctor(map[string]string{"DATABASE_URL": reader, "ROLE": "relay"}, "lacks DELETE on relay.outbox, INSERT on relay.ticks, DELETE on relay.ticks, DELETE on relay.cuts, UPDATE (xid) on relay.outbox, UPDATE on relay.flush_probe: GRANT relay_relay")
 }
 
 func TestDoctorLooksAtSettingsAndServers(t *testing.T) {
