@@ -127,6 +127,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	conn.SetReadLimit(-1) // read bounds messages itself
 	s.conn = conn
 	if !h.add(s) {
+		s.wire.block()
 		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 		_ = conn.Close(websocket.StatusTryAgainLater, "")
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
+	"syscall"
 	"unicode/utf8"
 )
 
@@ -15,6 +17,7 @@ import (
 var (
 	errTooBig    = errors.New("frame is too long") // or would be: it is announced
 	errBadReason = errors.New("reason for closing isn't UTF-8")
+	errIdle      = errors.New("no message has begun") // only until await returns
 )
 
 const (
@@ -40,8 +43,8 @@ func (w *limitedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	limited := &limitedConn{Conn: conn}
-	w.wire.Conn = limited
+	limited := newLimitedConn(conn)
+	w.wire.limitedConn = limited
 	reader := bufio.NewReaderSize(limited, readBuffer)
 	if n := rw.Reader.Buffered(); n > 0 { // sent along with the request: its frames count too
 		early, _ := rw.Reader.Peek(n)
@@ -62,14 +65,54 @@ type limitedConn struct {
 	header  [10]byte
 	have    int    // bytes in header
 	skip    uint64 // of mask and payload still to come
+	partial bool   // the last data frame wasn't its message's last
 	closing []byte // mask and payload of a close frame so far; nil: of another one
+
+	raw     syscall.RawConn // nil: it can't be waited for from outside, so that Read always blocks
+	waiting atomic.Int32    // of the constants below
 }
+
+// What Read does where no message has begun.
+const (
+	waitInside  = iota // it blocks
+	waitOutside        // it returns errIdle: the caller is to await
+	waited             // once, it doesn't block
+)
+
+// newLimitedConn lets the reader wait outside if it can. What the library needs to read a frame is a stack of 4 KiB, and that for as long as it waits.
+func newLimitedConn(conn net.Conn) *limitedConn {
+	c := &limitedConn{Conn: conn}
+	if sc, ok := conn.(syscall.Conn); ok && canPeek {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw = raw
+			c.waiting.Store(waitOutside)
+		}
+	}
+	return c
+}
+
+// await waits, in half that stack, until there is something to read.
+func (c *limitedConn) await() error {
+	if c.raw == nil {
+		return nil
+	}
+	err := c.raw.Read(peek)
+	c.waiting.CompareAndSwap(waitOutside, waited)
+	return err
+}
+
+// block makes Read block from now on: whoever calls it can't await.
+func (c *limitedConn) block() { c.waiting.Store(waitInside) }
 
 // Read implements net.Conn.
 func (c *limitedConn) Read(p []byte) (int, error) {
 	if c.early {
 		c.early = false
 		return 0, c.refused
+	}
+	begun := c.have > 0 || c.skip > 0 || c.partial || c.refused != nil
+	if !c.waiting.CompareAndSwap(waited, waitOutside) && !begun && c.waiting.Load() == waitOutside {
+		return 0, errIdle
 	}
 	n, err := c.Conn.Read(p)
 	for c.refused != nil && err == nil { // a reset would overtake the close frame: take what comes until the client has read it
@@ -118,9 +161,12 @@ func (c *limitedConn) scan(b []byte) error {
 			return errTooBig
 		}
 		c.skip, c.have, c.closing = size, 0, nil
+		if op := c.header[0] & opMask; op < opClose {
+			c.partial = c.header[0]&final == 0
+		}
 		if c.header[1]&0x80 != 0 {
 			c.skip += 4
-			if c.header[0]&0xf == opClose && size <= maxControl {
+			if c.header[0]&opMask == opClose && size <= maxControl {
 				c.closing = make([]byte, 0, c.skip)
 			}
 		}

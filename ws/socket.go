@@ -24,8 +24,8 @@ const (
 	shortGoodbye    = time.Second // for the close handshake of a client without a good token; the library's is 5 s
 )
 
-// socket is one connection. One goroutine reads for as long as it lasts; another, the pump, exists only while there is something
-// to do. Everything that is sent is read from the rooms at that moment: nothing is queued.
+// socket is one connection. One goroutine waits for as long as it lasts; another one reads while there is something to read, and a third, the pump,
+// exists only while there is something to do. Everything that is sent is read from the rooms at that moment: nothing is queued.
 type socket struct {
 	hub     *Hub
 	conn    *websocket.Conn // reads, and closes
@@ -111,13 +111,21 @@ func (s *socket) stop(end *ending) {
 	})
 }
 
-// run is the socket's life: it reads until the connection is finished.
-func (s *socket) run(ctx context.Context) {
+// run is the socket's life: it waits and reads until the connection is finished.
+func (s *socket) run(context.Context) {
 	s.mu.Lock()
 	s.timer = time.AfterFunc(s.hub.config.AuthTimeout, func() { s.poke(func() { s.pending.clock = true }) })
 	s.mu.Unlock()
 	s.poke(func() {})
-	s.stop(s.read(context.WithoutCancel(ctx)))
+	end := s.read() // some may have come with the request
+	for end == nil {
+		if err := s.wire.await(); err != nil {
+			end = readEnding(err)
+		} else {
+			end = s.read()
+		}
+	}
+	s.stop(end)
 	<-s.done
 	for _, st := range s.seats {
 		s.hub.leave(s, st.room)
@@ -125,11 +133,25 @@ func (s *socket) run(ctx context.Context) {
 	s.hub.remove(s)
 }
 
-// read takes the client's messages until there is a reason to stop.
-func (s *socket) read(ctx context.Context) *ending {
+// read takes the messages that have come, on a stack of its own, which is gone then: the stack of who waits stays as small as that needs.
+func (s *socket) read() (end *ending) {
+	done := make(chan struct{})
+	s.hub.start(func(ctx context.Context) {
+		defer close(done)
+		end = s.readAll(context.WithoutCancel(ctx))
+	})
+	<-done
+	return end
+}
+
+// readAll takes the client's messages until there is a reason to stop, or, nil, none to go on.
+func (s *socket) readAll(ctx context.Context) *ending {
 	for {
 		kind, r, err := s.conn.Reader(ctx)
-		if err != nil {
+		switch {
+		case errors.Is(err, errIdle):
+			return nil
+		case err != nil:
 			return readEnding(err)
 		}
 		s.hear()
@@ -149,7 +171,7 @@ func (s *socket) read(ctx context.Context) *ending {
 		if len(b) > maxMessage {
 			return endTooBig
 		}
-		f, err := s.parse(b)
+		f, err := parseClientFrame(b)
 		if err != nil {
 			return endBadFrame
 		}
@@ -157,17 +179,6 @@ func (s *socket) read(ctx context.Context) *ending {
 			return end
 		}
 	}
-}
-
-// parse parses on a stack of its own, which is gone then: the reader's stays as small as waiting needs for as long as the connection lasts.
-func (s *socket) parse(b []byte) (f clientFrame, err error) {
-	done := make(chan struct{})
-	s.hub.start(func(context.Context) {
-		defer close(done)
-		f, err = parseClientFrame(b)
-	})
-	<-done
-	return f, err
 }
 
 // take hands a frame to the pump.
@@ -286,6 +297,7 @@ func (s *socket) finish(end *ending) {
 	if s.user == "" { // its place has been given away: it must not pile up here
 		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
 	}
+	s.wire.block()
 	if end == endGone {
 		_ = s.conn.CloseNow()
 	} else {

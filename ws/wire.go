@@ -12,9 +12,10 @@ import (
 type message []byte
 
 const (
-	finalText = 0x80 | 0x1
-	finalPing = 0x80 | 0x9
-	finalPong = 0x80 | 0xa
+	final     = 0x80
+	finalText = final | 0x1
+	finalPing = final | 0x9
+	finalPong = final | 0xa
 	opMask    = 0xf
 )
 
@@ -87,7 +88,7 @@ func join(list []message, batch bool) []byte {
 // wire is a connection under the library, which reads from it and writes close frames. Everything else is written to it directly: it is
 // ready already, and needs no buffer of the connection's own.
 type wire struct {
-	net.Conn
+	*limitedConn
 	timeout time.Duration // a write that takes longer is late; it is given up at 1.25 to 1.5 times that
 
 	mu       sync.Mutex
