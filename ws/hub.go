@@ -72,7 +72,8 @@ type Hub struct {
 	metrics *metrics
 	health  *health
 	topics  *topics
-	older   chan struct{} // held while a room reads below its buffer
+	older   chan struct{}              // held while a room reads below its buffer
+	idle    chan func(context.Context) // goroutines of work that have nothing to do take from it
 
 	spawn atomic.Pointer[func(func(context.Context))] // runs a goroutine of Run; nil: not running
 
@@ -98,7 +99,7 @@ func New(c Config) (*Hub, error) {
 	c = c.withDefaults()
 	h := &Hub{
 		config: c, origins: origins,
-		older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1),
+		older: make(chan struct{}, olderReads), gone: make(chan struct{}, 1), idle: make(chan func(context.Context)),
 		sockets: map[*socket]struct{}{}, waiting: newWaiting(c.MaxUnauthenticated), users: map[string][]*socket{}, rooms: map[string]*room{},
 	}
 	h.metrics = newMetrics(h)
@@ -134,6 +135,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	group.Go(func() error { h.watch(work); return nil })
 	group.Go(func() error { h.topics.run(work); return nil })
 	group.Go(func() error { h.wakeRooms(work); return nil })
+	group.Go(func() error { h.dismissIdle(work); return nil })
 
 	<-ctx.Done()
 	h.shutdown(cancel) // no socket is left to start anything
@@ -150,6 +152,51 @@ func (h *Hub) accepting() bool {
 
 // start runs f as a goroutine of Run. The caller runs under Run itself or holds a socket that hasn't gone.
 func (h *Hub) start(f func(context.Context)) { (*h.spawn.Load())(f) }
+
+// work is start for what comes often and is soon done. A goroutine that has done such and has nothing to do takes it: its stack has grown already,
+// which would otherwise cost more than what there is to do.
+func (h *Hub) work(f func(context.Context)) {
+	select {
+	case h.idle <- f:
+		return
+	default:
+	}
+	h.start(func(ctx context.Context) {
+		for f != nil {
+			f(ctx)
+			select {
+			case f = <-h.idle:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// dismissIdle ends, once a second, the goroutines of work that have nothing to do: a burst doesn't keep its memory.
+func (h *Hub) dismissIdle(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for h.dismiss() {
+		}
+	}
+}
+
+// dismiss ends one of them, and reports false if there is none.
+func (h *Hub) dismiss() bool {
+	select {
+	case h.idle <- nil:
+		return true
+	default:
+		return false
+	}
+}
 
 // watch reports wake-ups to rooms and users for as long as ctx lasts.
 func (h *Hub) watch(ctx context.Context) {

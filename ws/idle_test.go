@@ -15,11 +15,11 @@ import (
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 )
 
-// waiting counts the goroutines that wait for a client in a function of this package.
-func waiting(function string) (n int) {
+// waiting counts the goroutines in a state, such as IO wait, that are in a function of this package.
+func waiting(state, function string) (n int) {
 	b := make([]byte, 8<<20)
 	for goroutine := range strings.SplitSeq(string(b[:runtime.Stack(b, true)]), "\n\n") {
-		if strings.Contains(goroutine, "[IO wait") && strings.Contains(goroutine, "/ws."+function) {
+		if strings.Contains(goroutine, "["+state) && strings.Contains(goroutine, "/ws."+function) {
 			n++
 		}
 	}
@@ -30,7 +30,7 @@ func waiting(function string) (n int) {
 func idle(t *testing.T, n int) {
 	t.Helper()
 	testenv.Eventually(t, 10*time.Second, func() error {
-		if outside, inside := waiting("(*limitedConn).await"), waiting("(*socket).readAll"); outside != n || inside != 0 {
+		if outside, inside := waiting("IO wait", "(*limitedConn).await"), waiting("IO wait", "(*socket).readAll"); outside != n || inside != 0 {
 			return fmt.Errorf("%d connections are waited for outside the library and %d inside, want %d and 0", outside, inside, n)
 		}
 		return nil
@@ -59,6 +59,12 @@ func TestIdleConnectionsAreWaitedForOutside(t *testing.T) {
 	idle(t, 2)
 	_ = strange.conn.Close(websocket.StatusNormalClosure, "")
 	idle(t, 1)
+	testenv.Eventually(t, 10*time.Second, func() error { // nor do the stacks of those who read and write stay
+		if n := waiting("select", "(*Hub).work"); n > 0 {
+			return fmt.Errorf("%d goroutines wait for work", n)
+		}
+		return nil
+	})
 }
 
 // A message that comes in pieces, each when the connection has become idle, with a ping between its fragments. Not parallel: it looks at goroutines.
@@ -84,7 +90,7 @@ func TestPiecesOfAMessage(t *testing.T) {
 			sent = cut
 			if cut < len(all) {
 				testenv.Eventually(t, 10*time.Second, func() error { // inside, for a message has begun
-					if n := waiting("(*socket).readAll"); n != 1 {
+					if n := waiting("IO wait", "(*socket).readAll"); n != 1 {
 						return fmt.Errorf("%s, after %d bytes: %d connections are waited for inside the library, want 1", name, cut, n)
 					}
 					return nil

@@ -99,7 +99,7 @@ func (s *socket) poke(change func()) {
 		return
 	}
 	s.pumping = true
-	s.hub.start(s.pump)
+	s.hub.work(s.pump)
 }
 
 // stop ends the socket for a reason, unless there is one already.
@@ -136,7 +136,7 @@ func (s *socket) run(context.Context) {
 // read takes the messages that have come, on a stack of its own, which is gone then: the stack of who waits stays as small as that needs.
 func (s *socket) read() (end *ending) {
 	done := make(chan struct{})
-	s.hub.start(func(ctx context.Context) {
+	s.hub.work(func(ctx context.Context) {
 		defer close(done)
 		end = s.readAll(context.WithoutCancel(ctx))
 	})
