@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	flushProbes = 7                      // of each kind: one or two that are held up don't matter
+	flushProbes = 7                      // of each kind are remembered: some that are held up don't matter …
+	flushEvery  = 4 * time.Second        // … and one of each is made this often, after a step
 	leastFlush  = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
 
@@ -18,33 +19,49 @@ const (
 	idleProbe    = "SELECT 1"
 )
 
-// measureFlush measures what a commit waits for the disk, by which the relay decides when to sleep and how often to commit a tick. The relay's
-// own reads don't tell: those that find events take longer the more they find, and come after longer pauses.
+// flush is what a commit waits for the disk, as the newest probes say. The relay decides by it when to sleep, and how often to commit a tick. Its own
+// reads don't tell: those that find events take longer the more they find, and come after longer pauses.
+type flush struct {
+	durable, idle [flushProbes]time.Duration // of each kind of probe
+	probes        int                        // made so far, of each kind
+	at            time.Time                  // of the newest
+	wait          time.Duration              // about what a commit waits
+}
+
+// measureFlush makes some probes, or none if the newest are fresh enough.
 func (s *session) measureFlush(ctx context.Context) error {
+	n := 1
+	switch f := &s.flush; {
+	case f.probes == 0:
+		n = flushProbes
+	case time.Since(f.at) < flushEvery:
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	var durable, idle [flushProbes]time.Duration
-	for i := range flushProbes {
+	for range n {
 		for _, probe := range []struct {
 			statement string
-			took      *time.Duration
-		}{{idleProbe, &idle[i]}, {durableProbe, &durable[i]}} {
+			took      *[flushProbes]time.Duration
+		}{{idleProbe, &s.flush.idle}, {durableProbe, &s.flush.durable}} {
 			began := time.Now()
 			if _, err := s.conn.Exec(ctx, probe.statement); err != nil {
 				return fmt.Errorf("measure the flush: %w", err)
 			}
-			*probe.took = time.Since(began)
+			probe.took[s.flush.probes%flushProbes] = time.Since(began)
 		}
+		s.flush.probes++
 	}
 	s.used = time.Now()
-	s.flush = flushOf(durable[:], idle[:])
-	s.metrics.flush.Set(s.flush.Seconds())
+	s.flush.at = s.used
+	s.flush.wait = flushOf(s.flush.durable, s.flush.idle)
+	s.metrics.flush.Set(s.flush.wait.Seconds())
 	return nil
 }
 
-// flushOf is the difference of the medians, at least leastFlush. It sorts both.
-func flushOf(durable, idle []time.Duration) time.Duration {
-	slices.Sort(durable)
-	slices.Sort(idle)
-	return max(durable[len(durable)/2]-idle[len(idle)/2], leastFlush)
+// flushOf is the difference of the medians, at least leastFlush.
+func flushOf(durable, idle [flushProbes]time.Duration) time.Duration {
+	slices.Sort(durable[:])
+	slices.Sort(idle[:])
+	return max(durable[flushProbes/2]-idle[flushProbes/2], leastFlush)
 }

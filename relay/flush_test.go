@@ -12,14 +12,21 @@ import (
 func TestWhatIsHeldUpIsNoFlush(t *testing.T) {
 	t.Parallel()
 	const ms = time.Millisecond
+	all := func(d time.Duration, others ...time.Duration) (probes [flushProbes]time.Duration) {
+		for i := range probes {
+			probes[i] = d
+		}
+		copy(probes[:], others)
+		return probes
+	}
 	for _, test := range []struct {
-		durable, idle []time.Duration
+		durable, idle [flushProbes]time.Duration
 		want          time.Duration
 	}{
-		{[]time.Duration{4 * ms, 3 * ms, 50 * ms}, []time.Duration{ms, ms, ms}, 3 * ms},
-		{[]time.Duration{3 * ms, 3 * ms, 3 * ms}, []time.Duration{50 * ms, ms, ms}, 2 * ms},
-		{[]time.Duration{ms, ms, ms}, []time.Duration{ms, ms, ms}, leastFlush},
-		{[]time.Duration{ms, ms, ms}, []time.Duration{50 * ms, 50 * ms, ms}, leastFlush},
+		{all(4*ms, 3*ms, 50*ms, 50*ms, 50*ms), all(ms), 3 * ms},
+		{all(3 * ms), all(ms, 50*ms, 50*ms, 50*ms), 2 * ms},
+		{all(ms), all(ms), leastFlush},
+		{all(ms), all(50*ms, ms), leastFlush},
 	} {
 		if got := flushOf(test.durable, test.idle); got != test.want {
 			t.Errorf("durable %v, idle %v: %v, want %v", test.durable, test.idle, got, test.want)
@@ -29,7 +36,7 @@ func TestWhatIsHeldUpIsNoFlush(t *testing.T) {
 
 func TestTheFlushIsMeasured(t *testing.T) {
 	t.Parallel()
-	pg := testenv.OwnPostgres(t, devstack.PostgresConfig{Settings: map[string]string{"commit_delay": "50000", "commit_siblings": "0"}}) // µs: a slow disk
+	pg := testenv.OwnPostgres(t, devstack.PostgresConfig{Settings: map[string]string{"commit_delay": "100000", "commit_siblings": "0"}}) // µs: a slow disk
 	conn, err := connect(t.Context(), pg.URL(), "relay")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +46,23 @@ func TestTheFlushIsMeasured(t *testing.T) {
 	if err := s.measureFlush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if s.flush < 25*time.Millisecond {
-		t.Errorf("a flush takes %v, want 50 ms and more", s.flush)
+	if s.flush.wait < 50*time.Millisecond {
+		t.Errorf("a flush takes %v, want 100 ms and more", s.flush.wait)
+	}
+	if _, err := conn.Exec(t.Context(), "SET commit_delay = 0"); err != nil {
+		t.Fatal(err)
+	}
+	for range flushProbes {
+		s.flush.at = time.Time{} // as if it were time
+		if err := s.measureFlush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s.flush.wait > 50*time.Millisecond {
+		t.Errorf("a flush takes %v on a disk that isn't slow any more", s.flush.wait)
+	}
+	probes := s.flush.probes
+	if err := s.measureFlush(t.Context()); err != nil || s.flush.probes != probes {
+		t.Errorf("%d probes, %v: made again at once", s.flush.probes-probes, err)
 	}
 }

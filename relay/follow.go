@@ -64,7 +64,7 @@ func (s *session) awake(ctx context.Context) error {
 		}
 		seen += events
 		if d := time.Since(since); d >= s.quiet {
-			if !fast(seen, d, s.flush) {
+			if !fast(seen, d, s.flush.wait) {
 				return nil
 			}
 			seen, since = 0, time.Now()
@@ -166,7 +166,7 @@ func (s *session) asleep(ctx context.Context) error {
 		if hot = events > 0 && !notified && !dozing; hot {
 			late.found(time.Now())
 		}
-		if notified && wakes.fast(time.Now(), events, s.flush) {
+		if notified && wakes.fast(time.Now(), events, s.flush.wait) {
 			return s.wakeUp(ctx)
 		}
 		if err := s.maintain(ctx); err != nil {
@@ -294,7 +294,7 @@ func (s *session) maintain(ctx context.Context) error {
 
 // pace is the time between ticks while awake, from the beginning of one to that of the next, if the last one's work took so long.
 func (s *session) pace(worked time.Duration) time.Duration {
-	return max(min(max(leastPace, 4*worked), mostPace), min(flushPace*s.flush, slowPace))
+	return max(min(max(leastPace, 4*worked), mostPace), min(flushPace*s.flush.wait, slowPace))
 }
 
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).

@@ -60,7 +60,7 @@ func TestTicksLeaveTimeForTheWriters(t *testing.T) {
 		{5 * ms, 15 * ms, 50 * ms},
 		{time.Second, time.Second, slowPace},
 	} {
-		s := session{flush: test.flush}
+		s := session{flush: flush{wait: test.flush}}
 		if got := s.pace(test.worked); got != test.want {
 			t.Errorf("flush %v, worked %v: ticks are %v apart, want %v", test.flush, test.worked, got, test.want)
 		}

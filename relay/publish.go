@@ -34,7 +34,7 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 	}
 	s.used = time.Now()
 	if tick.Events == 0 {
-		return 0, nil
+		return 0, s.measureFlush(ctx)
 	}
 	s.last, s.lacking = tick, 0
 	s.clockAt, s.clockRead = tick.At, s.used
@@ -43,7 +43,7 @@ func (s *session) step(ctx context.Context) (events int64, err error) {
 		return 0, err
 	}
 	s.metrics.events.Add(float64(tick.Events))
-	return tick.Events, nil
+	return tick.Events, s.measureFlush(ctx)
 }
 
 func (s *session) commitLarge(ctx context.Context) (tick outbox.Tick, err error) {
@@ -207,14 +207,11 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 	})
 }
 
-// publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt or it is time to.
+// publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt, or it is time to.
 func (s *session) publishHead(ctx context.Context) error {
 	for {
 		if s.suspect || time.Since(s.compared) > compareEvery {
 			if err := s.compare(ctx); err != nil {
-				return err
-			}
-			if err := s.measureFlush(ctx); err != nil {
 				return err
 			}
 		}

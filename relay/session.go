@@ -24,7 +24,7 @@ const (
 	pingInterval  = 3 * time.Second  // the session is used at least this often …
 	pingTimeout   = 5 * time.Second  // … and must answer within this
 	readTimeout   = 10 * time.Second // a batch that fits in memory
-	compareEvery  = 30 * time.Second // Redis' newest scores are compared with what they must be, and the flush is measured
+	compareEvery  = 30 * time.Second // Redis' newest scores are compared with what they must be
 	maxBatch      = 1000             // rows of a batch that is read in one statement; also of a chunk of a larger one
 	channel       = "relay_outbox"
 	closeTimeout  = 2 * time.Second
@@ -40,14 +40,14 @@ type session struct {
 	last    outbox.Tick // the newest tick; fully published between steps
 	log     *Log
 
-	used      time.Time     // when the session last answered
-	compared  time.Time     // when Redis was last compared
-	suspect   bool          // Redis failed since: compare before going on
-	sleeping  bool          // holds the sleep lock
-	deaf      bool          // the newest canary wasn't heard
-	flush     time.Duration // about what a commit waits for the disk
-	clockAt   time.Time     // the database's clock …
-	clockRead time.Time     // … when it was read
+	used      time.Time // when the session last answered
+	compared  time.Time // when Redis was last compared
+	suspect   bool      // Redis failed since: compare before going on
+	sleeping  bool      // holds the sleep lock
+	deaf      bool      // the newest canary wasn't heard
+	flush     flush
+	clockAt   time.Time // the database's clock …
+	clockRead time.Time // … when it was read
 
 	heardCanary string                 // payload of the newest one that was heard
 	canary      atomic.Pointer[canary] // the newest one that was sent; shared with sing
