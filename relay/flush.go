@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	flushProbes = 7                      // of each kind are remembered: some that are held up don't matter …
-	flushEvery  = 4 * time.Second        // … and one of each is made this often, after a step
+	flushProbes = 8                      // of each kind are remembered …
+	flushRank   = 2                      // … of which the second least counts: on a busy machine most are held up
+	flushEvery  = time.Second            // one of each is made this often while there are events
 	leastFlush  = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
 
@@ -25,7 +26,7 @@ type flush struct {
 	durable, idle [flushProbes]time.Duration // of each kind of probe
 	probes        int                        // made so far, of each kind
 	at            time.Time                  // of the newest
-	wait          time.Duration              // about what a commit waits
+	wait          time.Duration              // about what a commit waits; 0: not known
 }
 
 // measureFlush makes some probes, or none if the newest are fresh enough.
@@ -59,9 +60,9 @@ func (s *session) measureFlush(ctx context.Context) error {
 	return nil
 }
 
-// flushOf is the difference of the medians, at least leastFlush.
+// flushOf is the difference of those that count, at least leastFlush.
 func flushOf(durable, idle [flushProbes]time.Duration) time.Duration {
 	slices.Sort(durable[:])
 	slices.Sort(idle[:])
-	return max(durable[flushProbes/2]-idle[flushProbes/2], leastFlush)
+	return max(durable[flushRank-1]-idle[flushRank-1], leastFlush)
 }

@@ -23,10 +23,10 @@ func TestWhatIsHeldUpIsNoFlush(t *testing.T) {
 		durable, idle [flushProbes]time.Duration
 		want          time.Duration
 	}{
-		{all(4*ms, 3*ms, 50*ms, 50*ms, 50*ms), all(ms), 3 * ms},
-		{all(3 * ms), all(ms, 50*ms, 50*ms, 50*ms), 2 * ms},
+		{all(50*ms, 4*ms, 3*ms, 5*ms), all(ms), 3 * ms},
+		{all(3*ms, ms), all(50*ms, ms, ms), 2 * ms},
 		{all(ms), all(ms), leastFlush},
-		{all(ms), all(50*ms, ms), leastFlush},
+		{all(ms), all(50 * ms), leastFlush},
 	} {
 		if got := flushOf(test.durable, test.idle); got != test.want {
 			t.Errorf("durable %v, idle %v: %v, want %v", test.durable, test.idle, got, test.want)

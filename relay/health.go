@@ -108,7 +108,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	m := &metrics{
 		leader: gauge("leader", "1 if this relay leads."),
 		asleep: gauge("asleep", "1 if the relay sleeps and is woken by NOTIFY."),
-		flush:  gauge("flush_seconds", "What a commit waits for the disk, about the median; at least 250 µs."),
+		flush:  gauge("flush_seconds", "About what a commit waits for the disk; at least 250 µs."),
 		degraded: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "outbox_relay_degraded", Help: "1 if the state is degraded; /readyz gives the reason.",
 		}, []string{"state"}),
