@@ -67,6 +67,7 @@ func (s *session) singOnce(ctx context.Context) error {
 // heard takes a notification and tells whether it is a writer's wake-up.
 func (s *session) heard(n *pgconn.Notification) bool {
 	if !strings.HasPrefix(n.Payload, canaryPayload) {
+		s.notified++
 		return true
 	}
 	s.heardCanary = n.Payload

@@ -21,7 +21,6 @@ const (
 	hotPoll      = 25 * time.Millisecond  // … and this often for as long as such reads find events; also the poll-only interval
 	dozePoll     = 50 * time.Millisecond  // longest wait while transactions last that may have seen the relay awake
 	notifyGrace  = time.Second            // a notification may arrive this much after its event was found by a fallback read
-	mostPerWake  = 4                      // events of one wake-up that count as commits: a large transaction alone is no load
 )
 
 // follow reads the outbox for as long as the session lasts. It is awake while events come fast: it reads by itself, and nobody notifies.
@@ -137,6 +136,7 @@ func (s *session) asleep(ctx context.Context) error {
 		hot   bool // the last fallback read found events
 		late  unasked
 	)
+	s.notified = 0
 	for s.sleeping {
 		wait := s.Relay.poll
 		dozing := len(writers) > 0
@@ -166,9 +166,10 @@ func (s *session) asleep(ctx context.Context) error {
 		if hot = events > 0 && !notified && !dozing; hot {
 			late.found(time.Now())
 		}
-		if notified && wakes.fast(time.Now(), events, s.flush.wait) {
+		if notified && wakes.fast(time.Now(), s.notified, s.flush.wait) {
 			return s.wakeUp(ctx)
 		}
+		s.notified = 0
 		if err := s.maintain(ctx); err != nil {
 			return err
 		}
@@ -300,21 +301,23 @@ func (s *session) pace(worked time.Duration) time.Duration {
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).
 func fast(commits int64, d, flush time.Duration) bool { return time.Duration(commits)*10*flush > d }
 
-// pace remembers when the last commits were found that woke the relay. There are so many that chance alone doesn't bring them together: commits
-// come in clusters, and after a stall those of a whole moment at once.
+// pace remembers when the last commits came that woke the relay. There are so many that chance alone doesn't bring them together: commits
+// come in clusters.
 type pace struct {
 	at   [32]time.Time
 	next int
+	last time.Time // the newest wake-up
 }
 
-// fast notes the events of one wake-up and reports whether commits come fast. Those that come together wake the relay once: the faster the writers,
-// the fewer wake-ups.
-func (p *pace) fast(now time.Time, events int64, flush time.Duration) bool {
+// fast notes the commits of one wake-up and reports whether they come fast. They came after the wake-up before: however many there are, after a
+// stall, that alone is no haste; and a relay that is slow itself, with many for each of its wake-ups, counts them all.
+func (p *pace) fast(now time.Time, commits int, flush time.Duration) bool {
 	var oldest time.Time
-	for range min(max(events, 1), mostPerWake) {
+	for range commits {
 		oldest = p.at[p.next]
-		p.at[p.next] = now
+		p.at[p.next] = p.last
 		p.next = (p.next + 1) % len(p.at)
 	}
-	return !oldest.IsZero() && fast(int64(len(p.at)), now.Sub(oldest), flush)
+	p.last = now
+	return !oldest.IsZero() && fast(int64(max(commits, len(p.at))), now.Sub(oldest), flush)
 }

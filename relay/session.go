@@ -45,6 +45,7 @@ type session struct {
 	suspect   bool      // Redis failed since: compare before going on
 	sleeping  bool      // holds the sleep lock
 	deaf      bool      // the newest canary wasn't heard
+	notified  int       // commits that notified, of one wake-up: each transaction does once, however much it writes
 	flush     flush
 	clockAt   time.Time // the database's clock …
 	clockRead time.Time // … when it was read
