@@ -175,17 +175,10 @@ func (h *Hub) work(f func(context.Context)) {
 
 // dismissIdle ends, once a second, the goroutines of work that have nothing to do: a burst doesn't keep its memory.
 func (h *Hub) dismissIdle(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	every(ctx, time.Second, func() {
 		for h.dismiss() {
 		}
-	}
+	})
 }
 
 // dismiss ends one of them, and reports false if there is none.
@@ -244,19 +237,26 @@ func (h *Hub) wakeTopic(topic string, news News) {
 
 // wakeRooms wakes all rooms every WakeInterval: a message that was lost on the bus only delays.
 func (h *Hub) wakeRooms(ctx context.Context) {
-	tick := time.NewTicker(h.config.WakeInterval)
+	every(ctx, h.config.WakeInterval, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, r := range h.rooms {
+			r.hear(News{})
+		}
+	})
+}
+
+// every calls f every d until ctx ends.
+func every(ctx context.Context, d time.Duration, f func()) {
+	tick := time.NewTicker(d)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			f()
 		}
-		h.mu.Lock()
-		for _, r := range h.rooms {
-			r.hear(News{})
-		}
-		h.mu.Unlock()
 	}
 }
 

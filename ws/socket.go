@@ -133,7 +133,7 @@ func (s *socket) run(context.Context) {
 	s.hub.remove(s)
 }
 
-// read takes the messages that have come, on a stack of its own, which is gone then: the stack of who waits stays as small as that needs.
+// read takes the messages that have come, on another goroutine's stack: that of who waits stays as small as waiting needs.
 func (s *socket) read() (end *ending) {
 	done := make(chan struct{})
 	s.hub.work(func(ctx context.Context) {
