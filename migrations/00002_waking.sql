@@ -44,8 +44,9 @@ END
 $$;
 -- +goose StatementEnd
 
+-- The transaction already locks the table, by which the relay finds it. (AFTER would do as well, and costs more.)
 CREATE TRIGGER wake
-    AFTER INSERT ON relay.outbox
+    BEFORE INSERT ON relay.outbox
     FOR EACH STATEMENT EXECUTE FUNCTION relay.wake();
 -- Rows that logical replication applies must wake the relay too.
 ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER wake;
@@ -78,7 +79,8 @@ CREATE TRIGGER refuse_update
     FOR EACH ROW EXECUTE FUNCTION relay.refuse_update();
 ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER refuse_update;
 
--- emit is the same INSERT for every language that can call a function. Errors are raised: the transaction fails with its event.
+-- emit is the same INSERT for every language that can call a function. Errors are raised: the transaction fails with its event. (A function
+-- in SQL would be planned anew by every call.)
 -- +goose StatementBegin
 CREATE FUNCTION relay.emit(
     program_id        text,
@@ -88,11 +90,16 @@ CREATE FUNCTION relay.emit(
     performed_by_id   text DEFAULT NULL,
     performed_by_name text DEFAULT NULL
 ) RETURNS bigint
-    LANGUAGE sql VOLATILE
+    LANGUAGE plpgsql VOLATILE
 AS $$
+DECLARE
+    event_id bigint;
+BEGIN
     INSERT INTO relay.outbox (program_id, event, request_id, data, performed_by_id, performed_by_name)
     VALUES (emit.program_id, emit.event, emit.request_id, emit.data, emit.performed_by_id, emit.performed_by_name)
-    RETURNING id
+    RETURNING id INTO event_id;
+    RETURN event_id;
+END
 $$;
 -- +goose StatementEnd
 

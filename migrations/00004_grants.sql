@@ -10,7 +10,8 @@ GRANT EXECUTE ON FUNCTION relay.schema_version(), relay.may_notify() TO relay_em
 
 GRANT INSERT (program_id, event, request_id, data, performed_by_id, performed_by_name, traceparent), SELECT (id)
     ON relay.outbox TO relay_emitter;
-GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) TO relay_emitter;
+GRANT EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text),
+    relay.event_fault(text, text, text, json, text, text, text, boolean) TO relay_emitter;
 
 GRANT SELECT, DELETE, UPDATE (xid, data) ON relay.outbox TO relay_relay;
 GRANT SELECT, INSERT, DELETE ON relay.ticks TO relay_relay;
@@ -55,7 +56,8 @@ REVOKE UPDATE ON SEQUENCE relay.flush_probe FROM relay_relay;
 REVOKE SELECT, DELETE ON relay.cuts FROM relay_relay;
 REVOKE SELECT, INSERT, DELETE ON relay.ticks FROM relay_relay;
 REVOKE SELECT, DELETE, UPDATE (xid, data) ON relay.outbox FROM relay_relay;
-REVOKE EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text) FROM relay_emitter;
+REVOKE EXECUTE ON FUNCTION relay.emit(text, text, json, text, text, text),
+    relay.event_fault(text, text, text, json, text, text, text, boolean) FROM relay_emitter;
 REVOKE INSERT (program_id, event, request_id, data, performed_by_id, performed_by_name, traceparent), SELECT (id)
     ON relay.outbox FROM relay_emitter;
 REVOKE EXECUTE ON FUNCTION relay.schema_version(), relay.may_notify() FROM relay_emitter, relay_relay;

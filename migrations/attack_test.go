@@ -120,6 +120,43 @@ func TestControlRowsCannotBeForged(t *testing.T) {
 	}
 }
 
+// The check of an event works as whoever inserts, and finds none of his own functions and operators.
+func TestTheCheckOfAnEventCannotBeMisled(t *testing.T) {
+	t.Parallel()
+	url := testenv.Postgres(t)
+	emitter := login(t, url, "relay_emitter")
+	exec(t, testenv.Conn(t, url), "CREATE SCHEMA evil AUTHORIZATION "+emitter.Config().User)
+	exec(t, emitter, `CREATE FUNCTION evil.yes(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+		CREATE FUNCTION evil.no(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
+		CREATE FUNCTION evil.no(boolean, boolean) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
+		CREATE FUNCTION evil.length(text) RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+		CREATE FUNCTION evil.octet_length(text) RETURNS integer LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+		CREATE FUNCTION evil.json_typeof(json) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN ''object''; END';
+		CREATE FUNCTION evil.starts_with(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
+		CREATE FUNCTION evil.split_part(text, text, integer) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE FUNCTION evil.event_fault(text, text, text, json, text, text, text, boolean) RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE OPERATOR evil.~ (FUNCTION = evil.yes, LEFTARG = text, RIGHTARG = text);
+		CREATE OPERATOR evil.!~ (FUNCTION = evil.no, LEFTARG = text, RIGHTARG = text);
+		CREATE OPERATOR evil.<> (FUNCTION = evil.no, LEFTARG = text, RIGHTARG = text);
+		CREATE OPERATOR evil.<> (FUNCTION = evil.no, LEFTARG = boolean, RIGHTARG = boolean);
+		SET search_path = evil, relay, pg_catalog`)
+	for values, column := range map[string]string{
+		"('p 1', 'a:b', '{}', NULL)":                                                             "program_id",
+		"('p1', 'relay:membership', '{}', NULL)":                                                 "event",
+		"('p1', 'a:b', '[]', NULL)":                                                              "data",
+		"('p1', 'a:b', '{}', pg_catalog.repeat('x', 129))":                                       "performed_by_id",
+		"(pg_catalog.repeat('p', 129), 'a:b', '{}', NULL)":                                       "program_id",
+		"('p1', 'a:' || pg_catalog.repeat('b', 63), '{}', NULL)":                                 "event",
+		`('p1', 'a:b', pg_catalog.json_build_object('a', pg_catalog.repeat('x', 262144)), NULL)`: "data",
+	} {
+		_, err := emitter.Exec(t.Context(), "INSERT INTO relay.outbox (program_id, event, data, performed_by_id) VALUES "+values)
+		var pe *pgconn.PgError
+		if !errors.As(err, &pe) || pe.Code != "23514" || pe.ColumnName != column {
+			t.Errorf("%s: %v, want SQLSTATE 23514 for %s", values, err, column)
+		}
+	}
+}
+
 // Whatever stands in an argument of relay.emit is stored to the letter or refused; it is never part of a statement.
 func TestInjectionIntoEveryArgument(t *testing.T) {
 	t.Parallel()

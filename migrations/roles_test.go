@@ -63,7 +63,7 @@ var granted = map[string]string{
 	"cuts select": "relay", "cuts delete": "relay", "flush_probe setval": "relay", "flush_probe nextval": "relay", // UPDATE allows both
 	"users select": "relay", "program_members select": "relay", "effective_members select": "relay",
 
-	"schema_version call": "emitter relay", "may_notify call": "emitter relay", "emit call": "emitter",
+	"schema_version call": "emitter relay", "may_notify call": "emitter relay", "emit call": "emitter", "event_fault call": "emitter",
 }
 
 // operations are all statements on all objects of the schema, by the keys of granted.

@@ -141,3 +141,18 @@ func parameters(query string) (n int) {
 	}
 	return n
 }
+
+// As a call of its own the check would cost an INSERT several times as much.
+func TestTheCheckOfAnEventIsPlannedInThePlaceOfItsCall(t *testing.T) {
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	rows, err := conn.Query(t.Context(), `EXPLAIN (VERBOSE, COSTS OFF) SELECT relay.event_fault(o.program_id, o.event, o.request_id, o.data,
+		o.performed_by_id, o.performed_by_name, o.traceparent, o.control) FROM relay.outbox o`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if text := strings.Join(plan, "\n"); err != nil || strings.Contains(text, "event_fault") || !strings.Contains(text, "CASE") {
+		t.Errorf("the plan calls it (%v):\n%s", err, text)
+	}
+}
