@@ -7,7 +7,6 @@ package migrations
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -15,7 +14,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -91,10 +91,11 @@ func Check(ctx context.Context, db interface {
 }
 
 func with(url string, use func(*goose.Provider) error) error {
-	db, err := sql.Open("pgx", url)
+	pool, err := pgxpool.ParseConfig(url) // what a URL says of a pool isn't for the server
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
+	db := stdlib.OpenDB(*pool.ConnConfig)
 	defer db.Close() //nolint:errcheck // nothing is open on it any more
 	locker, err := lock.NewPostgresSessionLocker()
 	if err != nil {

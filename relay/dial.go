@@ -2,8 +2,12 @@ package relay
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -12,6 +16,17 @@ const (
 	probes     = 3               // … so many times
 	ackTimeout = 10 * time.Second
 )
+
+// ConnConfig reads a DATABASE_URL for one connection by Dial. What it says of a pool, such as pool_max_conns, is left out: a server knows nothing
+// of that, and refuses a connection that mentions it.
+func ConnConfig(url string) (*pgx.ConnConfig, error) {
+	pool, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
+	}
+	pool.ConnConfig.DialFunc = Dial
+	return pool.ConnConfig, nil
+}
 
 // Dial connects to Postgres: it is for the DialFunc of a pgx.ConnConfig. A connection whose packets no longer arrive fails by itself, whatever it waits
 // for and however long a statement may take: what isn't acknowledged for 10 s (on Linux), or a wait in which three probes go unanswered, within 12 s.

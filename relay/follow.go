@@ -94,6 +94,12 @@ func (s *session) fallAsleep(ctx context.Context) error {
 		if _, err := s.step(ctx); err != nil {
 			return err
 		}
+		if err := s.maintain(ctx); err != nil { // somebody else may hold it for ever
+			return err
+		}
+		if err := s.drain(ctx); err != nil {
+			return err
+		}
 		if !sleep(ctx, awakePoll) {
 			return ctx.Err()
 		}

@@ -84,14 +84,14 @@ func (r *Relay) session(ctx context.Context) error {
 
 // connect dials a connection of its own, never a pool's: it carries locks, LISTEN and settings.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(url)
+	config, err := ConnConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("parse DATABASE_URL: %w", err)
+		return nil, err
 	}
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = name
 	}
-	config.ConnectTimeout, config.DialFunc = pingTimeout, Dial
+	config.ConnectTimeout = pingTimeout
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)

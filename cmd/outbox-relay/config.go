@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/pflag"
 
 	"github.com/outboxrelay/outboxrelay/auth"
@@ -293,7 +292,7 @@ func duration(field func(*config) *time.Duration, least, most time.Duration) fun
 }
 
 func setDatabase(c *config, value string) error {
-	if _, err := pgx.ParseConfig(value); err != nil {
+	if _, err := relay.ConnConfig(value); err != nil {
 		return errors.New("can't be read: " + wantDatabase) // the parser's message may quote what it couldn't read
 	}
 	c.databaseURL = value
@@ -343,7 +342,7 @@ func setLogLevel(c *config, value string) error {
 
 // databaseName is the part of a connection string that may be shown.
 func databaseName(databaseURL string) string {
-	c, err := pgx.ParseConfig(databaseURL)
+	c, err := relay.ConnConfig(databaseURL)
 	if err != nil {
 		return "?"
 	}

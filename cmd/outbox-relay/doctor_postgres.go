@@ -19,7 +19,7 @@ const oldestPostgres = 140000
 func (d *doctor) postgres(ctx context.Context) {
 	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(connecting, d.config.databaseURL)
+	conn, err := connect(connecting, d.config.databaseURL)
 	if err != nil {
 		d.find("postgres", "connect to DATABASE_URL: %v: start it, or correct the URL", err)
 		return
@@ -220,7 +220,7 @@ func (d *doctor) listen(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return fmt.Errorf("LISTEN: %w", err)
 	}
-	other, err := pgx.Connect(ctx, d.config.databaseURL)
+	other, err := connect(ctx, d.config.databaseURL)
 	if err != nil {
 		return fmt.Errorf("connect a second time: %w", err)
 	}

@@ -48,7 +48,7 @@ func (p *program) emitCommand() *cobra.Command {
 func emit(ctx context.Context, databaseURL string, event outbox.Event) (id int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*connectTimeout)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, databaseURL)
+	conn, err := connect(ctx, databaseURL)
 	if err != nil {
 		return 0, fmt.Errorf("connect to DATABASE_URL: %w", err)
 	}

@@ -18,11 +18,10 @@ var errPooler = errors.New("DATABASE_URL goes through a pooler in transaction mo
 func refusePooler(ctx context.Context, databaseURL string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
-	c, err := pgx.ParseConfig(databaseURL)
+	c, err := relay.ConnConfig(databaseURL)
 	if err != nil {
 		return errors.New("DATABASE_URL: can't be read: " + wantDatabase)
 	}
-	c.DialFunc = relay.Dial
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // a pooler may not know prepared statements
 	first, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {

@@ -156,6 +156,28 @@ func TestFromCommitToTailAcrossRestart(t *testing.T) {
 	}
 }
 
+// What the URL says of a pool is for the pool alone: Postgres refuses a connection that asks for pool_max_conns.
+func TestPoolSettingsInTheURL(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.vars["DATABASE_URL"] += "&pool_max_conns=3&pool_max_conn_lifetime=1h"
+	for _, command := range [][]string{{"migrate", "up"}, {"migrate", "status"}, {"doctor"}, {"emit", "--program", "p1", "--event", "a:b"}} {
+		if code, stdout, stderr := call(t, s.vars, command...); code != 0 {
+			t.Errorf("%s: exit code %d, wrote %s%s", strings.Join(command, " "), code, stdout, stderr)
+		}
+	}
+	s.serve(nil)
+	s.settled()
+	var readers int
+	err := s.pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox-relay reader'").Scan(&readers)
+	if err != nil || readers > 3 {
+		t.Errorf("%d reading connections (%v)", readers, err)
+	}
+	if code, _, stderr := call(t, map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"] + "&pool_max_conns=many"}, "migrate", "status"); code != 2 || !strings.Contains(stderr, "DATABASE_URL") {
+		t.Errorf("a bad pool_max_conns: exit code %d, wrote %q", code, stderr)
+	}
+}
+
 func TestTailGivesUpOnBadToken(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

@@ -114,6 +114,15 @@ func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// connect opens one connection, beside the pool.
+func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
+	c, err := relay.ConnConfig(databaseURL)
+	if err != nil {
+		return nil, errors.New("can't be read: " + wantDatabase)
+	}
+	return pgx.ConnectConfig(ctx, c)
+}
+
 // checkDatabase refuses a database that this build can't work with.
 func (s *server) checkDatabase(ctx context.Context) error {
 	if err := s.pool.Ping(ctx); err != nil {

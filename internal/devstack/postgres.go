@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // startTimeout bounds the wait for a server that was started and neither accepts connections nor exits. Recovery after a
@@ -150,7 +151,11 @@ func useURL(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, cfg.URL)
+	pool, err := pgxpool.ParseConfig(cfg.URL) // what it says of a pool isn't for the server
+	if err != nil {
+		return nil, errors.New("DATABASE_URL: want postgres://user:password@host:5432/database")
+	}
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
 	if err != nil {
 		return nil, fmt.Errorf("connect to DATABASE_URL: %w", err)
 	}
