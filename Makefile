@@ -53,7 +53,7 @@ screenshots: build ## the pictures of the demo page in docs/
 test-client: build ## the browser client: types, lint, size, package, under a fake clock and against the server
 	scripts/client-test
 
-bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 10 minutes (docs/PERFORMANCE.md)
+bench: build ## all scenarios beside the floor, medians of 3 rounds, in about 5 minutes (docs/PERFORMANCE.md)
 	$(GO) run ./bench -binary bin/outbox-relay -json bin/bench.json
 
 bench-quick: build ## three scenarios, one round, in under 2 minutes
