@@ -75,13 +75,14 @@ CREATE FUNCTION relay.event_fault(
         WHEN length(traceparent) > 128 THEN 'traceparent must be at most 128 characters'
     END;
 
--- check_event refuses what can't be sent.
+-- check_event refuses what can't be sent. Every name in it is qualified, that of the type too: pg_temp would come first, and the trigger also works
+-- as the owner of functions that insert.
 -- +goose StatementBegin
 CREATE FUNCTION relay.check_event() RETURNS trigger
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    fault text := relay.event_fault(NEW.program_id, NEW.event, NEW.request_id, NEW.data,
+    fault pg_catalog.text := relay.event_fault(NEW.program_id, NEW.event, NEW.request_id, NEW.data,
         NEW.performed_by_id, NEW.performed_by_name, NEW.traceparent, NEW.control);
 BEGIN
     IF fault IS NOT NULL THEN

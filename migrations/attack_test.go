@@ -157,6 +157,38 @@ func TestTheCheckOfAnEventCannotBeMisled(t *testing.T) {
 	}
 }
 
+// A name of a type in PL/pgSQL is looked up once in a session, by the search_path of whoever comes first, and pg_temp comes before all else.
+// What a check calls would then run as the owner of a function that inserts on somebody's behalf.
+func TestTypesOfThePathAreNotUsed(t *testing.T) {
+	t.Parallel()
+	url := testenv.Postgres(t)
+	admin := testenv.Conn(t, url)
+	application := login(t, url, "relay_emitter")
+	exec(t, admin, "GRANT INSERT, UPDATE, DELETE, SELECT ON relay.users, relay.program_members TO "+application.Config().User)
+	exec(t, application, "CREATE TEMP TABLE log (who name); GRANT INSERT ON pg_temp.log TO PUBLIC")
+	for _, name := range []string{"text", "json", "xid8", "pg_snapshot", "name"} {
+		exec(t, application,
+			fmt.Sprintf(`CREATE TYPE pg_temp.%s AS ENUM ('x')`, name),
+			fmt.Sprintf(`CREATE FUNCTION pg_temp.f(pg_catalog.%[1]s) RETURNS pg_temp.%[1]s LANGUAGE plpgsql AS 'BEGIN INSERT INTO pg_temp.log VALUES (current_user); RETURN NULL; END'`, name),
+			fmt.Sprintf(`CREATE CAST (pg_catalog.%[1]s AS pg_temp.%[1]s) WITH FUNCTION pg_temp.f(pg_catalog.%[1]s) AS ASSIGNMENT`, name))
+	}
+	exec(t, application,
+		"SELECT relay.emit('p1', 'a:b')",
+		"INSERT INTO relay.users (id) VALUES ('u1')",
+		"INSERT INTO relay.program_members VALUES ('u1', 'p1')",
+		"UPDATE relay.program_members SET is_active = false")
+	rows, err := application.Query(t.Context(), "SELECT who::pg_catalog.text FROM pg_temp.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if called, err := pgx.CollectRows(rows, pgx.RowTo[string]); err != nil || len(called) > 0 {
+		t.Errorf("the application's functions were called, as %v (%v)", called, err)
+	}
+	if got, want := changes(t, admin), "u1 p1 in, u1 p1 out"; got != want {
+		t.Errorf("control rows: %s, want %s", got, want)
+	}
+}
+
 // Whatever stands in an argument of relay.emit is stored to the letter or refused; it is never part of a statement.
 func TestInjectionIntoEveryArgument(t *testing.T) {
 	t.Parallel()
