@@ -32,18 +32,42 @@ const maxCuts = "100"
 // cuts are where what waits must be divided: what the transactions of membership changes saw as they committed, if that is something in the
 // same program, an event or another change of the same user. Snapshots of one server form a chain: by xmax, then by how few were running.
 // One that doesn't see all that the last tick saw was taken before that tick.
-const cuts = `cuts AS MATERIALIZED (
-    SELECT c.snapshot, row_number() OVER (ORDER BY pg_snapshot_xmax(c.snapshot), (SELECT count(*) FROM pg_snapshot_xip(c.snapshot)) DESC, c.xid) - 1 AS n
-    FROM relay.cuts c
+//
+// However many changes and events wait, each is looked at a few times only: `earliest` has of each program the transactions of its first events, one
+// more than can have been running at any time. If a snapshot sees none of them, it sees no event of the program.
+const cuts = `unseen AS MATERIALIZED (
+    SELECT c.xid, c.snapshot FROM relay.cuts c
     WHERE c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
       AND pg_snapshot_xmax(c.snapshot) >= pg_snapshot_xmax($1::text::pg_snapshot)
       AND NOT EXISTS (SELECT FROM pg_snapshot_xip(c.snapshot) running WHERE pg_visible_in_snapshot(running, $1::text::pg_snapshot))
-      AND EXISTS (
-        SELECT FROM relay.outbox k JOIN relay.outbox e ON e.program_id = k.program_id
-        WHERE k.xid = c.xid AND k.control AND (NOT e.control OR e.performed_by_id = k.performed_by_id)
-          AND e.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND e.xid < pg_snapshot_xmax(c.snapshot)
-          AND NOT pg_visible_in_snapshot(e.xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(e.xid, c.snapshot))
+), changes AS MATERIALIZED (
+    SELECT c.xid, c.snapshot, k.program_id, k.performed_by_id
+    FROM unseen c, LATERAL (SELECT o.program_id, o.performed_by_id FROM relay.outbox o WHERE o.xid = c.xid AND o.control OFFSET 0) k
+), earliest AS MATERIALIZED (
+    SELECT p.program_id, e.xid
+    FROM (SELECT DISTINCT program_id FROM changes) p, LATERAL (
+        SELECT DISTINCT o.xid FROM relay.outbox o
+        WHERE o.program_id = p.program_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot)
+          AND NOT o.control
+        ORDER BY o.xid LIMIT ` + mostRunning + `) e
+), cuts AS MATERIALIZED (
+    SELECT c.snapshot, row_number() OVER (ORDER BY pg_snapshot_xmax(c.snapshot), (SELECT count(*) FROM pg_snapshot_xip(c.snapshot)) DESC, c.xid) - 1 AS n
+    FROM unseen c
+    WHERE c.xid IN (
+        SELECT k.xid FROM changes k JOIN earliest e ON e.program_id = k.program_id
+        WHERE e.xid < pg_snapshot_xmax(k.snapshot) AND pg_visible_in_snapshot(e.xid, k.snapshot)
+        UNION ALL
+        SELECT k.xid FROM changes k, LATERAL (
+            SELECT FROM relay.outbox o
+            WHERE o.control AND o.performed_by_id = k.performed_by_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+              AND o.xid < pg_snapshot_xmax(k.snapshot) AND o.program_id = k.program_id
+              AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(o.xid, k.snapshot)
+            LIMIT 1) other)
     ORDER BY n LIMIT ` + maxCuts + `)`
+
+// mostRunning is more than the transactions that can be running at once.
+const mostRunning = `(SELECT current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint
+        + current_setting('max_worker_processes')::bigint + 100)`
 
 // segment is how many cuts don't see the row o. Whoever doesn't see a transaction doesn't see one that began after its end either, so that
 // rows ordered by segment keep the order of commits.
@@ -63,7 +87,7 @@ const insertTicks = `
           FROM counted, (SELECT ` + firstPosition + ` AS first FROM counted) f) p`
 
 // nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
-// long, is recognised at once. Batches with a membership change are nextCutQuery's: it does the same, with cuts. What isn't here needn't be set up
+// long, is recognised at once, and without a look at its membership changes. Batches with a membership change are nextCutQuery's: it does the same, with cuts. What isn't here needn't be set up
 // for every tick: the less the query says, the sooner the events arrive.
 const nextQuery = `WITH batch AS MATERIALIZED (
     SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
@@ -74,7 +98,8 @@ const nextQuery = `WITH batch AS MATERIALIZED (
     RETURNING position, snapshot, at
 )
 SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
-       t.position, t.snapshot::text, t.at
+       t.position, t.snapshot::text, t.at,
+       CASE WHEN t.position IS NULL THEN (SELECT count(*) > $5::bigint OR sum(octet_length(data::text)) > $6::bigint FROM batch) ELSE false END
 FROM batch b LEFT JOIN tick t ON true
 WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
 ORDER BY b.id`
@@ -89,7 +114,7 @@ const nextCutQuery = `WITH ` + cuts + `, batch AS MATERIALIZED (
     RETURNING position, snapshot, at
 )
 SELECT b.id, b.program_id, b.event, b.request_id, b.data::text, b.performed_by_id, b.performed_by_name, b.created_at, b.control,
-       t.position, t.snapshot::text, t.at
+       t.position, t.snapshot::text, t.at, t.position IS NULL
 FROM (SELECT *, dense_rank() OVER (ORDER BY segment) AS n FROM batch) b
 LEFT JOIN (SELECT *, row_number() OVER (ORDER BY position) AS n FROM tick) t ON t.n = b.n
 WHERE t.position IS NOT NULL OR b.id = (SELECT id FROM batch LIMIT 1)
@@ -126,7 +151,8 @@ func Next(ctx context.Context, db DB, last Tick, cluster Cluster, limit int) (Ti
 		if err != nil {
 			return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
 		}
-		if tick, batch, err = scanBatch(rows); err != nil {
+		var large bool
+		if tick, batch, large, err = scanBatch(rows); err != nil {
 			return Tick{}, nil, fmt.Errorf("read the outbox: %w", err)
 		}
 		if len(batch) == 0 {
@@ -136,18 +162,21 @@ func Next(ctx context.Context, db DB, last Tick, cluster Cluster, limit int) (Ti
 			tick.After, tick.AfterSnapshot, tick.Cluster = last.Position, last.Snapshot, cluster
 			return tick, batch, nil
 		}
+		if large {
+			break
+		}
 	}
 	return Tick{}, nil, ErrLarge
 }
 
-// scanBatch returns the rows of a tick, numbered, or only one and the zero Tick if none was written.
-func scanBatch(rows pgx.Rows) (tick Tick, batch []Row, err error) {
+// scanBatch returns the rows of a tick, numbered, or only one and the zero Tick if none was written, and whether that is because there is too much.
+func scanBatch(rows pgx.Rows) (tick Tick, batch []Row, large bool, err error) {
 	var position *int64
 	var snapshot *string
 	var at *time.Time
 	var r Row
 	_, err = pgx.ForEachRow(rows, []any{
-		&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control, &position, &snapshot, &at,
+		&r.ID, &r.Program, &r.Event, &r.Request, &r.Data, &r.ByID, &r.ByName, &r.CreatedAt, &r.Control, &position, &snapshot, &at, &large,
 	}, func() error {
 		if position != nil {
 			r.TickThrough = *position
@@ -160,7 +189,7 @@ func scanBatch(rows pgx.Rows) (tick Tick, batch []Row, err error) {
 	for i := range batch {
 		batch[i].Position = tick.Position - tick.Events + int64(i) + 1
 	}
-	return tick, batch, err
+	return tick, batch, large, err
 }
 
 // CommitLarge commits the tick of all rows after last, however many, without reading them; Replay does that. No rows: the zero Tick.

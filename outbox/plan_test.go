@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -86,6 +87,55 @@ func TestABacklogIsRecognisedByItsFirstRows(t *testing.T) {
 	for _, line := range lines {
 		if m := regexp.MustCompile(`actual rows=(\d+)`).FindStringSubmatch(line); m != nil && len(m[1]) > 3 {
 			t.Errorf("100 rows fit, and the plan reads %s\n%s", m[1], strings.Join(lines, "\n"))
+		}
+	}
+}
+
+// Each membership change was compared with all others of its program, and only then were the first hundred cuts taken: fourteen thousand that had been
+// made one by one took twice as long as a read may, so that they were never relayed.
+func TestManyMembershipChangesAreEachLookedAtOnce(t *testing.T) {
+	t.Parallel()
+	conn := testenv.Conn(t, testenv.Postgres(t))
+	exec := func(query string) {
+		t.Helper()
+		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+	}
+	const changes = 1000
+	exec(PlanSettings)
+	exec(fmt.Sprintf("INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(1, %d) n", changes))
+	exec(fmt.Sprintf("DO $$ BEGIN FOR n IN 1..%d LOOP INSERT INTO relay.program_members VALUES ('u' || n, 'p'); COMMIT; END LOOP; END $$", changes))
+	for name, query := range map[string]string{"cut": nextCutQuery, "large": commitLargeQuery} {
+		exec("PREPARE changes_" + name + " AS " + query)
+		limits := ""
+		if name == "cut" {
+			limits = ", 5000, 10000000"
+		}
+		exec("BEGIN")
+		rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN (ANALYZE, TIMING off) EXECUTE changes_%s('%s', 0, 1, 1%s)", name, Genesis, limits), pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		exec("ROLLBACK")
+		total, loops := 0, 1
+		for _, line := range lines {
+			if m := regexp.MustCompile(`actual rows=(\d+) loops=(\d+)`).FindStringSubmatch(line); m != nil {
+				n, _ := strconv.Atoi(m[1])
+				loops, _ = strconv.Atoi(m[2])
+				total += n * loops
+			}
+			if m := regexp.MustCompile(`Rows Removed by .*: (\d+)`).FindStringSubmatch(line); m != nil {
+				n, _ := strconv.Atoi(m[1])
+				total += n * loops
+			}
+		}
+		if total < changes || total > 50*changes {
+			t.Errorf("%s: the plan handles %d rows for %d changes\n%s", name, total, changes, strings.Join(lines, "\n"))
 		}
 	}
 }
