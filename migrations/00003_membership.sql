@@ -129,24 +129,25 @@ END
 $$;
 -- +goose StatementEnd
 
--- named returns the named columns of a row as text. A name that isn't one of a column is refused: a trigger with a misspelt argument would
--- otherwise see no change, ever.
+-- naming is the statement that takes the named columns of the row $1 as text. It reads them by the output functions of their types, as format does,
+-- for whoever owns a table may have casts of his own, which would work as the owner of this function. A name that isn't one of a column is
+-- refused: a trigger with a misspelt argument would otherwise see no change, ever.
 -- +goose StatementBegin
-CREATE FUNCTION relay.named(tuple jsonb, names text[]) RETURNS text[]
-    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp
+CREATE FUNCTION relay.naming(relation oid, names text[]) RETURNS text
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     list text[] := '{}';
     name text;
 BEGIN
     FOREACH name IN ARRAY names LOOP
-        IF NOT tuple ? name THEN
+        IF NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = relation AND a.attname = name AND a.attnum > 0 AND NOT a.attisdropped) THEN
             RAISE EXCEPTION 'relay: the table has no column %', quote_ident(name)
                 USING ERRCODE = 'undefined_column', HINT = 'The arguments of the triggers track_user and track_membership name columns.';
         END IF;
-        list := array_append(list, tuple ->> name);
+        list := array_append(list, format('CASE WHEN ($1).%1$I IS NOT NULL THEN format(''%%s'', ($1).%1$I) END', name));
     END LOOP;
-    RETURN list;
+    RETURN format('SELECT ARRAY[%s]', array_to_string(list, ', '));
 END
 $$;
 -- +goose StatementEnd
@@ -159,11 +160,17 @@ CREATE FUNCTION relay.track_membership() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    before text[] := relay.named(CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END, TG_ARGV);
-    after  text[] := relay.named(CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END, TG_ARGV);
+    before text[];
+    after  text[];
 BEGIN
     IF TG_NARGS < 2 THEN
         RAISE EXCEPTION 'relay.track_membership: the arguments must name the columns of the user and the program';
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO before USING OLD;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO after USING NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND TG_NARGS > 2 AND before = after THEN
         RETURN NULL;
@@ -185,11 +192,17 @@ CREATE FUNCTION relay.track_user() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    before text[] := relay.named(CASE WHEN TG_OP = 'INSERT' THEN NULL ELSE to_jsonb(OLD) END, TG_ARGV);
-    after  text[] := relay.named(CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END, TG_ARGV);
+    before text[];
+    after  text[];
 BEGIN
     IF TG_NARGS < 1 THEN
         RAISE EXCEPTION 'relay.track_user: the argument must name the column of the user''s id';
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO before USING OLD;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO after USING NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND TG_NARGS > 1 AND before = after THEN
         RETURN NULL;
@@ -244,7 +257,7 @@ DROP FUNCTION relay.note_cut();
 DROP FUNCTION relay.refuse_truncate();
 DROP FUNCTION relay.track_user();
 DROP FUNCTION relay.track_membership();
-DROP FUNCTION relay.named(jsonb, text[]);
+DROP FUNCTION relay.naming(oid, text[]);
 DROP FUNCTION relay.sync_memberships();
 DROP FUNCTION relay.check_user(text);
 DROP FUNCTION relay.check_membership(text, text);

@@ -189,6 +189,33 @@ func TestTypesOfThePathAreNotUsed(t *testing.T) {
 	}
 }
 
+// Whoever attaches the triggers to a table of his own, with the grants that docs/MEMBERSHIP.md names, gets no further: his casts aren't called.
+func TestCastsOfAColumnAreNotUsed(t *testing.T) {
+	t.Parallel()
+	url := testenv.Postgres(t)
+	admin := testenv.Conn(t, url)
+	owner := login(t, url, "relay_emitter")
+	user := owner.Config().User
+	exec(t, admin, "CREATE SCHEMA app AUTHORIZATION "+user, "GRANT EXECUTE ON FUNCTION relay.track_user(), relay.track_membership(), relay.refuse_truncate() TO "+user)
+	exec(t, owner, "CREATE TABLE app.log (who text)", "GRANT USAGE ON SCHEMA app TO PUBLIC", "GRANT INSERT ON app.log TO PUBLIC", "CREATE TYPE app.kind AS ENUM ('x', 'y')")
+	for _, to := range []string{"json", "jsonb", "text", "varchar"} {
+		exec(t, owner,
+			fmt.Sprintf(`CREATE FUNCTION app.to_%[1]s(app.kind) RETURNS %[1]s LANGUAGE plpgsql AS 'BEGIN INSERT INTO app.log VALUES (current_user); RETURN NULL; END'`, to),
+			fmt.Sprintf(`CREATE CAST (app.kind AS %[1]s) WITH FUNCTION app.to_%[1]s(app.kind) AS IMPLICIT`, to))
+	}
+	exec(t, owner,
+		"CREATE TABLE app.people (id app.kind, odd app.kind)", "CREATE TABLE app.seats (person app.kind, project text, odd app.kind)",
+		"CREATE TRIGGER relay_track AFTER INSERT OR UPDATE OR DELETE ON app.people FOR EACH ROW EXECUTE FUNCTION relay.track_user('id', 'odd')",
+		"CREATE TRIGGER relay_track AFTER INSERT OR UPDATE OR DELETE ON app.seats FOR EACH ROW EXECUTE FUNCTION relay.track_membership('person', 'project', 'odd')")
+	exec(t, owner,
+		"INSERT INTO app.people VALUES ('x', 'x')", "UPDATE app.people SET odd = 'y'", "DELETE FROM app.people",
+		"INSERT INTO app.seats VALUES ('x', 'p1', NULL)", "UPDATE app.seats SET odd = 'y'", "UPDATE app.seats SET person = 'y'", "DELETE FROM app.seats")
+	var called int
+	if err := admin.QueryRow(t.Context(), "SELECT count(*) FROM app.log").Scan(&called); err != nil || called > 0 {
+		t.Errorf("the owner's casts were called %d times (%v)", called, err)
+	}
+}
+
 // Whatever stands in an argument of relay.emit is stored to the letter or refused; it is never part of a statement.
 func TestInjectionIntoEveryArgument(t *testing.T) {
 	t.Parallel()
