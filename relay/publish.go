@@ -150,7 +150,7 @@ func (s *session) publishParts(ctx context.Context, parts []part) error {
 			return err
 		}
 		if len(behind) > 0 && refills == maxRefills {
-			return fmt.Errorf("the log %s%s lost its end %d times in a row: does something delete or evict it?", keyPrefix, behind[0].program, refills)
+			return lostAgain(behind[0].program)
 		}
 		for _, p := range behind {
 			if err := s.refill(ctx, p.program); err != nil {
@@ -274,35 +274,47 @@ func (s *session) inspect(ctx context.Context) error {
 	})
 }
 
+func lostAgain(program string) error {
+	return fmt.Errorf("the log %s%s lost its end %d times in a row: does something delete or evict it?", keyPrefix, program, maxRefills+1)
+}
+
 // refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.
 func (s *session) refill(ctx context.Context, program string) error {
 	s.health.set(stateLog, "Redis lost the end of "+keyPrefix+program+"; it is refilled from the outbox")
-	s.metrics.refills.Inc()
+	for range maxRefills + 1 {
+		s.metrics.refills.Inc()
+		if whole, err := s.sendWindow(ctx, program); whole || err != nil {
+			return err
+		}
+	}
+	return lostAgain(program)
+}
+
+// sendWindow is one attempt at refill. It reports false if the log has lost its end again meanwhile.
+func (s *session) sendWindow(ctx context.Context, program string) (whole bool, err error) {
 	oldest, err := s.oldest(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	delete(s.log.newest, program)
 	for cursor := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds()); cursor < s.last.Position; {
 		rows, through, err := s.readHistory(ctx, program, cursor)
 		if err != nil {
-			return err
+			return false, err
 		}
 		s.used = time.Now()
 		parts, _ := split(rows)
-		err = s.withRedis(ctx, func(ctx context.Context) error {
-			behind, err := s.log.append(ctx, parts)
-			if err == nil && len(behind) > 0 {
-				return fmt.Errorf("the log %s%s lost its end again while it was refilled", keyPrefix, program)
-			}
+		var behind []part
+		err = s.withRedis(ctx, func(ctx context.Context) (err error) {
+			behind, err = s.log.append(ctx, parts)
 			return err
 		})
-		if err != nil {
-			return err
+		if err != nil || len(behind) > 0 {
+			return false, err
 		}
 		cursor = through
 	}
-	return nil
+	return true, nil
 }
 
 func (s *session) oldest(ctx context.Context) (int64, error) {
