@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -448,4 +449,41 @@ func TestAFormerLeaderForgetsWhatAilsTheLeader(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// What a standby had read of the database as it connected, its clock above all, was old by as long as it had waited when it took over: it then read
+// all events since, and put logs that had expired back into Redis.
+func TestAStandbyThatTakesOverLooksAtTheDatabaseAgain(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	leader := testenv.Conn(t, s.url)
+	exec := func(query string) {
+		t.Helper()
+		if _, err := leader.Exec(t.Context(), query); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("SELECT pg_advisory_lock(1919249529, 1)")
+	standby := s.relay(nil)
+	testenv.Eventually(t, 10*time.Second, func() error {
+		var tries int
+		err := s.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'outbox-relay' AND query LIKE '%pg_try_advisory_lock%'`).Scan(&tries)
+		if err == nil && tries == 0 {
+			err = errors.New("nobody tries the leader's lock")
+		}
+		return err
+	})
+	exec("CREATE OR REPLACE FUNCTION relay.schema_version() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1000")
+	exec("SELECT pg_advisory_unlock(1919249529, 1)")
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if why := strings.Join(standby.Ready(), " "); !strings.Contains(why, "run a newer outbox-relay") {
+			return fmt.Errorf("it says %q", why)
+		}
+		return nil
+	})
+	var ticks int
+	if err := leader.QueryRow(t.Context(), "SELECT count(*) FROM relay.ticks").Scan(&ticks); err != nil || ticks > 0 {
+		t.Errorf("%d ticks on a schema that isn't this build's (%v)", ticks, err)
+	}
 }

@@ -61,11 +61,14 @@ func (r *Relay) session(ctx context.Context) error {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	server, err := check(ctx, conn)
-	if err != nil {
+	if _, err := check(ctx, conn); err != nil {
 		return err
 	}
 	if err := r.lead(ctx, conn); err != nil {
+		return err
+	}
+	server, err := check(ctx, conn) // a standby may have waited for days: its clock and its schema are those of now
+	if err != nil {
 		return err
 	}
 	s := &session{
