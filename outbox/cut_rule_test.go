@@ -31,17 +31,11 @@ func TestCutsAreThoseOfTheRule(t *testing.T) {
 	watcher := testenv.Conn(t, url)
 	writers := make([]*pgx.Conn, 6)
 	open := make([]bool, len(writers))
-	exec := func(conn *pgx.Conn, query string) {
-		t.Helper()
-		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
-			t.Fatalf("%s: %v", query, err)
-		}
-	}
 	for i := range writers {
 		writers[i] = testenv.Conn(t, url)
-		exec(watcher, fmt.Sprintf("INSERT INTO relay.users (id) VALUES ('u%d')", i))
+		execute(t, watcher, fmt.Sprintf("INSERT INTO relay.users (id) VALUES ('u%d')", i))
 	}
-	exec(watcher, PlanSettings)
+	execute(t, watcher, PlanSettings)
 	list := func(cte, base string) (s string) {
 		t.Helper()
 		if err := watcher.QueryRow(t.Context(), "WITH "+cte+" SELECT coalesce(string_agg(n || ' ' || snapshot, ', ' ORDER BY n), '') FROM cuts", base).Scan(&s); err != nil {
@@ -74,7 +68,7 @@ func TestCutsAreThoseOfTheRule(t *testing.T) {
 			bases = append(bases, snapshot)
 			continue
 		}
-		exec(writers[i], query)
+		execute(t, writers[i], query)
 		steps = append(steps, fmt.Sprintf("%d: %s", i, query))
 		if step%5 > 0 {
 			continue

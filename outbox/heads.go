@@ -45,8 +45,14 @@ func ReadHeads(ctx context.Context, db DB, after int64, upto Tick) (map[string]i
 	if err != nil {
 		return nil, fmt.Errorf("read the rows of the ticks: %w", err)
 	}
+	of := map[int64]*batch{} // by transaction: one that was open for long has a long way to its tick
 	for _, r := range rows {
-		if t := tickOf(ticks, r.Xid); t != nil {
+		t, known := of[r.Xid]
+		if !known {
+			t = tickOf(ticks, r.Xid)
+			of[r.Xid] = t
+		}
+		if t != nil {
 			t.rows = append(t.rows, r)
 		}
 	}

@@ -87,8 +87,8 @@ const insertTicks = `
           FROM counted, (SELECT ` + firstPosition + ` AS first FROM counted) f) p`
 
 // nextQuery takes any $5 + 1 rows: if there are no more than $5, these are all, and only then are they sorted and sent. So that a backlog, however
-// long, is recognised at once, and without a look at its membership changes. Batches with a membership change are nextCutQuery's: it does the same, with cuts. What isn't here needn't be set up
-// for every tick: the less the query says, the sooner the events arrive.
+// long, is recognised at once, and without a look at its membership changes. Batches with a membership change are nextCutQuery's: it does the
+// same, with cuts. What isn't here needn't be set up for every tick: the less the query says, the sooner the events arrive.
 const nextQuery = `WITH batch AS MATERIALIZED (
     SELECT * FROM (` + unread + `) o LIMIT $5::bigint + 1
 ), tick AS (

@@ -22,12 +22,7 @@ func TestPlansAreIndexScans(t *testing.T) {
 	if testenv.Long() {
 		rows = 3_000_000
 	}
-	run := func(query string) {
-		t.Helper()
-		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
-			t.Fatalf("%s: %v", query, err)
-		}
-	}
+	run := func(query string) { t.Helper(); execute(t, conn, query) }
 	run("ALTER TABLE relay.outbox SET (autovacuum_enabled = off); ALTER TABLE relay.ticks SET (autovacuum_enabled = off)")
 	run(fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) SELECT 'p' || n %% 1000, 'a:b' FROM generate_series(1, %d) n", rows))
 	run(PlanSettings)
@@ -68,26 +63,10 @@ func TestPlansAreIndexScans(t *testing.T) {
 func TestABacklogIsRecognisedByItsFirstRows(t *testing.T) {
 	t.Parallel()
 	conn := testenv.Conn(t, testenv.Postgres(t))
-	exec := func(query string) {
-		t.Helper()
-		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
-			t.Fatalf("%s: %v", query, err)
-		}
-	}
-	exec(PlanSettings + "; INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5000)")
-	exec("PREPARE backlog AS " + nextQuery)
-	rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN (ANALYZE, TIMING off) EXECUTE backlog('%s', 0, 1, 1, 100, 1000000)", Genesis), pgx.QueryExecModeSimpleProtocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, line := range lines {
-		if m := regexp.MustCompile(`actual rows=(\d+)`).FindStringSubmatch(line); m != nil && len(m[1]) > 3 {
-			t.Errorf("100 rows fit, and the plan reads %s\n%s", m[1], strings.Join(lines, "\n"))
-		}
+	execute(t, conn, PlanSettings+"; INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5000)")
+	handled, plan := analyze(t, conn, nextQuery, fmt.Sprintf("'%s', 0, 1, 1, 100, 1000000", Genesis))
+	if handled < 100 || handled > 999 {
+		t.Errorf("100 rows fit, and the plan handles %d\n%s", handled, plan)
 	}
 }
 
@@ -96,48 +75,92 @@ func TestABacklogIsRecognisedByItsFirstRows(t *testing.T) {
 func TestManyMembershipChangesAreEachLookedAtOnce(t *testing.T) {
 	t.Parallel()
 	conn := testenv.Conn(t, testenv.Postgres(t))
-	exec := func(query string) {
-		t.Helper()
-		if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
-			t.Fatalf("%s: %v", query, err)
-		}
-	}
 	const changes = 1000
-	exec(PlanSettings)
-	exec(fmt.Sprintf("INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(1, %d) n", changes))
-	exec(fmt.Sprintf("DO $$ BEGIN FOR n IN 1..%d LOOP INSERT INTO relay.program_members VALUES ('u' || n, 'p'); COMMIT; END LOOP; END $$", changes))
-	for name, query := range map[string]string{"cut": nextCutQuery, "large": commitLargeQuery} {
-		exec("PREPARE changes_" + name + " AS " + query)
-		limits := ""
-		if name == "cut" {
-			limits = ", 5000, 10000000"
-		}
-		exec("BEGIN")
-		rows, err := conn.Query(t.Context(), fmt.Sprintf("EXPLAIN (ANALYZE, TIMING off) EXECUTE changes_%s('%s', 0, 1, 1%s)", name, Genesis, limits), pgx.QueryExecModeSimpleProtocol)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			t.Fatal(err)
-		}
-		exec("ROLLBACK")
-		total, loops := 0, 1
-		for _, line := range lines {
-			if m := regexp.MustCompile(`actual rows=(\d+) loops=(\d+)`).FindStringSubmatch(line); m != nil {
-				n, _ := strconv.Atoi(m[1])
-				loops, _ = strconv.Atoi(m[2])
-				total += n * loops
-			}
-			if m := regexp.MustCompile(`Rows Removed by .*: (\d+)`).FindStringSubmatch(line); m != nil {
-				n, _ := strconv.Atoi(m[1])
-				total += n * loops
-			}
-		}
-		if total < changes || total > 50*changes {
-			t.Errorf("%s: the plan handles %d rows for %d changes\n%s", name, total, changes, strings.Join(lines, "\n"))
+	execute(t, conn, PlanSettings)
+	execute(t, conn, fmt.Sprintf("INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(1, %d) n", changes))
+	execute(t, conn, fmt.Sprintf("DO $$ BEGIN FOR n IN 1..%d LOOP INSERT INTO relay.program_members VALUES ('u' || n, 'p'); COMMIT; END LOOP; END $$", changes))
+	for query, args := range map[string]string{nextCutQuery: "'%s', 0, 1, 1, 5000, 10000000", commitLargeQuery: "'%s', 0, 1, 1"} {
+		handled, plan := analyze(t, conn, query, fmt.Sprintf(args, Genesis))
+		if handled < changes || handled > 50*changes {
+			t.Errorf("the plan handles %d rows for %d changes\n%s", handled, changes, plan)
 		}
 	}
+}
+
+// The way to the tick of a transaction that was open for long is past all the ticks of that time. It was gone for each of its rows: those of an import
+// took so long that neither a log could be refilled with them nor a client catch up past them.
+func TestTheTickOfATransactionIsLookedForOnce(t *testing.T) {
+	t.Parallel()
+	url := testenv.Postgres(t)
+	conn, long := testenv.Conn(t, url), testenv.Conn(t, url)
+	const rows, ticks = 400, 300
+	execute(t, conn, PlanSettings+"; INSERT INTO relay.users (id) VALUES ('u')")
+	execute(t, long, "BEGIN")
+	execute(t, long, fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) SELECT 'p', 'a:b' FROM generate_series(1, %d)", rows))
+	execute(t, long, fmt.Sprintf("INSERT INTO relay.program_members SELECT 'u', 'p' || n FROM generate_series(1, %d) n", rows))
+	last := Tick{Snapshot: Genesis}
+	for n := range ticks + 1 {
+		if n == ticks {
+			execute(t, long, "COMMIT")
+		}
+		execute(t, conn, "INSERT INTO relay.outbox (program_id, event) VALUES ('other', 'a:b')")
+		var err error
+		if last, _, err = Next(t.Context(), conn, last, Cluster{}, 10*rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(file string) string {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	between := fmt.Sprintf("'p', '%s', '%s', %d", Genesis, last.Snapshot, rows)
+	program := []string{"program text", "lower", "upper", "max_rows bigint"}
+	for query, args := range map[string]string{
+		numbered(t, read("query.sql"), "OldestRows", program):                                                            between,
+		numbered(t, read("query.sql"), "NewestRows", program):                                                            between,
+		numbered(t, read("../auth/query.sql"), "Changes", []string{"user_ids text", "afters bigint", "throughs bigint"}): fmt.Sprintf("ARRAY['u'], ARRAY[0], ARRAY[%d]", last.Position),
+	} {
+		handled, plan := analyze(t, conn, query, args)
+		if handled < rows || handled > 30*(rows+ticks) {
+			t.Errorf("the plan handles %d rows for %d, with %d ticks\n%s", handled, rows, ticks, plan)
+		}
+	}
+}
+
+func execute(t *testing.T, conn *pgx.Conn, query string) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+}
+
+// analyze runs a query, without a lasting effect, and counts the rows that its plan handles, those included that it throws away.
+func analyze(t *testing.T, conn *pgx.Conn, query, args string) (handled int, plan string) {
+	t.Helper()
+	execute(t, conn, "BEGIN; PREPARE analyzed AS "+query)
+	rows, err := conn.Query(t.Context(), "EXPLAIN (ANALYZE, TIMING off) EXECUTE analyzed("+args+")", pgx.QueryExecModeSimpleProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute(t, conn, "ROLLBACK; DEALLOCATE analyzed")
+	loops := 0
+	for _, line := range lines {
+		if m := regexp.MustCompile(`actual rows=(\d+) loops=(\d+)|Rows Removed by .*: (\d+)`).FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[1] + m[3])
+			if m[2] != "" {
+				loops, _ = strconv.Atoi(m[2])
+			}
+			handled += n * loops
+		}
+	}
+	return handled, strings.Join(lines, "\n")
 }
 
 // orderedTicks counts scans of the ticks from one end, which need no condition.
@@ -166,9 +189,7 @@ func numbered(t *testing.T, file, name string, args []string) string {
 
 func explain(t *testing.T, conn *pgx.Conn, name, query string) string {
 	t.Helper()
-	if _, err := conn.Exec(t.Context(), "PREPARE plan_"+name+" AS "+query, pgx.QueryExecModeSimpleProtocol); err != nil {
-		t.Fatalf("%s: %v\n%s", name, err, query)
-	}
+	execute(t, conn, "PREPARE plan_"+name+" AS "+query)
 	var values []string
 	for range parameters(query) {
 		values = append(values, "NULL")

@@ -32,37 +32,42 @@ UNION ALL
 LIMIT 1;
 
 -- name: OldestRows :many
--- The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look.
+-- The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look. A transaction's tick is looked for
+-- once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time.
 SELECT tick.position, tick.snapshot
 FROM (
-    SELECT o.xid FROM relay.outbox o
-    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
-    ORDER BY o.xid
-    LIMIT @max_rows
+    SELECT f.xid, count(*) AS rows FROM (
+        SELECT o.xid FROM relay.outbox o
+        WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+          AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+        ORDER BY o.xid
+        LIMIT @max_rows
+    ) f GROUP BY f.xid
 ) r, LATERAL (
     SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t
     WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
     ORDER BY pg_snapshot_xmax(t.snapshot), t.position
     LIMIT 1
-) tick
+) tick, generate_series(1, r.rows)
 ORDER BY tick.position;
 
 -- name: NewestRows :many
 -- The same from the other end: the ticks of a program's last rows, descending, each with the snapshot that it extends.
 SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
-    SELECT o.xid FROM relay.outbox o
-    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
-    ORDER BY o.xid DESC
-    LIMIT @max_rows
+    SELECT l.xid, count(*) AS rows FROM (
+        SELECT o.xid FROM relay.outbox o
+        WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+          AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+        ORDER BY o.xid DESC
+        LIMIT @max_rows
+    ) l GROUP BY l.xid
 ) r, LATERAL (
     SELECT t.position, t.after FROM relay.ticks t
     WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
     ORDER BY pg_snapshot_xmax(t.snapshot), t.position
     LIMIT 1
-) tick LEFT JOIN relay.ticks before ON before.position = tick.after
+) tick LEFT JOIN relay.ticks before ON before.position = tick.after, generate_series(1, r.rows)
 ORDER BY tick.position DESC;
 
 -- name: ProgramRows :many

@@ -12,27 +12,34 @@ import (
 )
 
 const changes = `-- name: Changes :many
-SELECT asked.n::bigint AS n, c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
-       ((array_agg(c.data ->> 'change' ORDER BY c.id))[1] = 'in')::boolean AS first_in,
-       ((array_agg(c.data ->> 'change' ORDER BY c.id DESC))[1] = 'in')::boolean AS last_in,
-       bool_or(c.data ->> 'change' = 'out')::boolean AS any_out
-FROM (
-    SELECT generate_subscripts($1::text[], 1) AS n, unnest($1::text[]) AS user_id,
-           unnest($2::bigint[]) AS after, unnest($3::bigint[]) AS through
-) asked
-CROSS JOIN LATERAL (
-    SELECT coalesce((SELECT pg_snapshot_xmin(b.snapshot) FROM relay.ticks b
-                     WHERE b.position <= asked.after ORDER BY b.position DESC LIMIT 1), '0'::xid8) AS low
-) base
-JOIN relay.outbox c ON c.control AND c.performed_by_id = asked.user_id AND c.xid >= base.low
-CROSS JOIN LATERAL (
-    SELECT k.position, k.events FROM relay.ticks k
-    WHERE pg_snapshot_xmax(k.snapshot) > c.xid AND pg_visible_in_snapshot(c.xid, k.snapshot)
-    ORDER BY pg_snapshot_xmax(k.snapshot), k.position LIMIT 1
-) t
-WHERE t.position > asked.after AND t.position <= asked.through
-GROUP BY asked.n, c.program_id, t.position, t.events
-ORDER BY asked.n, t.position, c.program_id
+WITH changes AS MATERIALIZED (
+    SELECT asked.n, asked.after, asked.through, c.id, c.xid, c.program_id, c.data ->> 'change' AS change
+    FROM (
+        SELECT generate_subscripts($1::text[], 1) AS n, unnest($1::text[]) AS user_id,
+               unnest($2::bigint[]) AS after, unnest($3::bigint[]) AS through
+    ) asked
+    CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT pg_snapshot_xmin(b.snapshot) FROM relay.ticks b
+                         WHERE b.position <= asked.after ORDER BY b.position DESC LIMIT 1), '0'::xid8) AS low
+    ) base
+    JOIN relay.outbox c ON c.control AND c.performed_by_id = asked.user_id AND c.xid >= base.low
+), relayed AS MATERIALIZED (
+    SELECT x.xid, t.position, t.events
+    FROM (SELECT DISTINCT xid FROM changes) x
+    CROSS JOIN LATERAL (
+        SELECT k.position, k.events FROM relay.ticks k
+        WHERE pg_snapshot_xmax(k.snapshot) > x.xid AND pg_visible_in_snapshot(x.xid, k.snapshot)
+        ORDER BY pg_snapshot_xmax(k.snapshot), k.position LIMIT 1
+    ) t
+)
+SELECT c.n::bigint AS n, c.program_id, (t.position - t.events)::bigint AS after, t.position::bigint AS through, max(c.id)::bigint AS id,
+       ((array_agg(c.change ORDER BY c.id))[1] = 'in')::boolean AS first_in,
+       ((array_agg(c.change ORDER BY c.id DESC))[1] = 'in')::boolean AS last_in,
+       bool_or(c.change = 'out')::boolean AS any_out
+FROM changes c JOIN relayed t ON t.xid = c.xid
+WHERE t.position > c.after AND t.position <= c.through
+GROUP BY c.n, c.program_id, t.position, t.events
+ORDER BY c.n, t.position, c.program_id
 `
 
 type ChangesParams struct {
@@ -53,7 +60,8 @@ type ChangesRow struct {
 }
 
 // Users' membership changes in the batches with after < position <= through, one row per user, program and batch. The tick of a change
-// is the first whose snapshot sees it; what the base's snapshot saw before any of its open transactions needn't be looked at.
+// is the first whose snapshot sees it, looked for once for all changes of a transaction; what the base's snapshot saw before any of its open
+// transactions needn't be looked at.
 func (q *Queries) Changes(ctx context.Context, db DBTX, arg ChangesParams) ([]ChangesRow, error) {
 	rows, err := db.Query(ctx, changes, arg.UserIds, arg.Afters, arg.Throughs)
 	if err != nil {

@@ -102,17 +102,19 @@ func (q *Queries) DeleteTicks(ctx context.Context, db DBTX, arg DeleteTicksParam
 const newestRows = `-- name: NewestRows :many
 SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
-    SELECT o.xid FROM relay.outbox o
-    WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
-    ORDER BY o.xid DESC
-    LIMIT $4
+    SELECT l.xid, count(*) AS rows FROM (
+        SELECT o.xid FROM relay.outbox o
+        WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
+          AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
+        ORDER BY o.xid DESC
+        LIMIT $4
+    ) l GROUP BY l.xid
 ) r, LATERAL (
     SELECT t.position, t.after FROM relay.ticks t
     WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
     ORDER BY pg_snapshot_xmax(t.snapshot), t.position
     LIMIT 1
-) tick LEFT JOIN relay.ticks before ON before.position = tick.after
+) tick LEFT JOIN relay.ticks before ON before.position = tick.after, generate_series(1, r.rows)
 ORDER BY tick.position DESC
 `
 
@@ -197,17 +199,19 @@ func (q *Queries) NewestTick(ctx context.Context, db DBTX) (NewestTickRow, error
 const oldestRows = `-- name: OldestRows :many
 SELECT tick.position, tick.snapshot
 FROM (
-    SELECT o.xid FROM relay.outbox o
-    WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
-    ORDER BY o.xid
-    LIMIT $4
+    SELECT f.xid, count(*) AS rows FROM (
+        SELECT o.xid FROM relay.outbox o
+        WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
+          AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
+        ORDER BY o.xid
+        LIMIT $4
+    ) f GROUP BY f.xid
 ) r, LATERAL (
     SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t
     WHERE pg_snapshot_xmax(t.snapshot) > r.xid AND pg_visible_in_snapshot(r.xid, t.snapshot)
     ORDER BY pg_snapshot_xmax(t.snapshot), t.position
     LIMIT 1
-) tick
+) tick, generate_series(1, r.rows)
 ORDER BY tick.position
 `
 
@@ -223,7 +227,8 @@ type OldestRowsRow struct {
 	Snapshot string
 }
 
-// The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look.
+// The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look. A transaction's tick is looked for
+// once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time.
 func (q *Queries) OldestRows(ctx context.Context, db DBTX, arg OldestRowsParams) ([]OldestRowsRow, error) {
 	rows, err := db.Query(ctx, oldestRows,
 		arg.Program,
