@@ -32,7 +32,7 @@ func led(t *testing.T) (*session, *pgxpool.Pool, *testenv.TCPProxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &session{Relay: r, log: &Log{
+	s := &session{Relay: r, last: outbox.Tick{Snapshot: outbox.Genesis}, log: &Log{
 		redis: client, window: r.config.RecentTTL, most: r.config.LogLimit, log: r.config.Logger, newest: map[string]int64{},
 	}}
 	s.log.now = s.now
@@ -125,7 +125,7 @@ func TestAServerThatDoesNotAnswerIsGivenUp(t *testing.T) {
 func TestPatienceGrowsWithTheBacklog(t *testing.T) {
 	t.Parallel()
 	s, pool, _ := led(t)
-	s.patience, s.last = 50*time.Millisecond, outbox.Tick{Snapshot: outbox.Genesis}
+	s.patience = 50 * time.Millisecond
 	if _, err := pool.Exec(t.Context(), bulk); err != nil {
 		t.Fatal(err)
 	}

@@ -221,7 +221,8 @@ func (s *session) begin(ctx context.Context) error {
 	return s.publishTick(ctx, s.last, nil)
 }
 
-// openLog loads the scripts, reads the head, and where the database has started a new history starts it in Redis too. The database
+// openLog loads the scripts, reads the head, and where the database has started a new history starts it in Redis too. So it has if it is not
+// what the newest tick was committed on, or if Redis has seen a tick that it doesn't hold: then it is an older copy of itself. The database
 // comes first: whatever dies in between, a head of another history is still there to say that the logs must be cleared.
 func (s *session) openLog(ctx context.Context) error {
 	var seen int64
@@ -234,19 +235,21 @@ func (s *session) openLog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	same := s.last.Position != 0
-	if same && s.last.Cluster != s.cluster {
-		same = false
+	was := headCluster(s.log.head)
+	if was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
+		return fmt.Errorf("%w (%s)", errNewer, s.log.head)
+	}
+	if s.last.Position == 0 {
+		s.last.Cluster = s.cluster // no tick says otherwise
+	}
+	if s.last.Cluster != s.cluster || seen > s.last.Position {
 		if err := s.rebase(ctx, seen); err != nil {
 			return err
 		}
 	}
-	was := headCluster(s.log.head)
-	if same && (s.log.head == "" || was == s.cluster) {
+	begun := s.last.Events == 0 && seen < s.last.Position // a tick without events begins a history, or there is none at all
+	if !begun && s.last.Position != 0 && (s.log.head == "" || was == s.cluster) {
 		return nil
-	}
-	if was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
-		return fmt.Errorf("%w (%s)", errNewer, s.log.head)
 	}
 	if s.log.head != "" {
 		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)

@@ -3,6 +3,7 @@ package scenario_test
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ var postgresFaults = []fault{
 	{"postgres/stopped-immediately", "async", postgresStoppedImmediately},
 	{"postgres/sessions-terminated", "steady", sessionsTerminated},
 	{"postgres/failover-lost-the-tail", "steady", failoverLostTheTail},
+	{"postgres/older-copy-brought-back", "steady", olderCopyBroughtBack},
 	{"postgres/two-primaries", "steady", twoPrimaries},
 	{"postgres/dumped-and-restored", "steady", dumpedAndRestored},
 	{"postgres/standby-refused", "steady", standbyRefused},
@@ -137,18 +139,55 @@ func failoverLostTheTail(t *trial) {
 		t.do("promote", standby.Promote(testenv.Context(t.T, 60*time.Second)))
 		t.journal.Forgive() // the new primary says what has survived
 		t.recovered()
-		for _, c := range t.clients { // all were sent what is no more
-			if err := c.Until(testenv.Context(t.T, 5*time.Second), func(c *scenario.Client) bool { return c.Told("reset") > 0 }); err != nil {
-				t.Errorf("nobody told %s of the new history: %v", c.User, err)
-			}
-		}
-		t.more(50)
-		apart, alike := t.clients[0].SharedIDs()
-		t.note("ids handed out twice %d", apart+alike)
-		if apart == 0 || alike > 0 {
-			t.Errorf("ids that were handed out twice: %d can be told apart, want some; %d can't, want none", apart, alike)
-		}
+		t.toldOfNewHistory()
 	})
+}
+
+// The database's volume is put back to a snapshot of a while ago: the system and its timeline are those that they were, and only Redis can
+// say that there has been more.
+func olderCopyBroughtBack(t *trial) {
+	t.services(devstack.PostgresConfig{})
+	t.audience(t.node(), t.node())
+	t.mix.Tolerate, t.gaps = true, true
+	snapshot := t.pg.DataDir + ".snapshot"
+	t.load(func() {
+		t.more(50)
+		t.offline("cp", "-a", t.pg.DataDir, snapshot)
+		t.recovered()
+		t.more(200) // sent to clients, and about to be lost
+		t.offline("sh", "-c", `rm -r "$1" && mv "$2" "$1"`, "sh", t.pg.DataDir, snapshot)
+		t.journal.Forgive() // the snapshot says what has survived
+		t.recovered()
+		t.toldOfNewHistory()
+	})
+}
+
+// offline runs a command while Postgres lies as a crash has left it.
+func (t *trial) offline(name string, args ...string) {
+	t.Helper()
+	ctx := testenv.Context(t.T, 60*time.Second)
+	t.do("stop Postgres", t.pg.StopImmediate(ctx))
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, out)
+	}
+	t.do("start Postgres", t.pg.Start(ctx))
+}
+
+// toldOfNewHistory checks that every client was told that what it had been sent is no more, and that nothing of the two histories can be
+// mistaken for each other.
+func (t *trial) toldOfNewHistory() {
+	t.Helper()
+	for _, c := range t.clients {
+		if err := c.Until(testenv.Context(t.T, 5*time.Second), func(c *scenario.Client) bool { return c.Told("reset") > 0 }); err != nil {
+			t.Errorf("nobody told %s of the new history: %v", c.User, err)
+		}
+	}
+	t.more(50)
+	apart, alike := t.clients[0].SharedIDs()
+	t.note("ids handed out twice %d", apart+alike)
+	if apart == 0 || alike > 0 {
+		t.Errorf("ids that were handed out twice: %d can be told apart, want some; %d can't, want none", apart, alike)
+	}
 }
 
 // The standby is promoted while the old primary lives on, and its relay with it: that one stops and says so.
