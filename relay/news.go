@@ -8,7 +8,7 @@ import (
 )
 
 // News is what a message on a program's channel tells: all entries of the program that lie behind After, up to the last of Entries. Without
-// entries it is only a wake-up: there is something to read.
+// entries it is only a wake-up: there is something to read, up to After at least; 0 if unknown.
 type News struct {
 	After   int64
 	Entries []Entry // ascending
@@ -21,11 +21,15 @@ var errNews = errors.New("message is no news")
 func parseNews(message string) (News, error) {
 	head, bodies, ok := strings.Cut(message, "\n")
 	if !ok {
-		return News{}, nil
+		position, err := strconv.ParseInt(head, 10, 64)
+		if err != nil || position < 0 {
+			position = 0 // somebody else's: still worth a look
+		}
+		return News{After: position}, nil
 	}
 	fields := strings.Split(head, " ")
 	after, err := strconv.ParseInt(fields[0], 10, 64)
-	if err != nil || len(fields)%2 == 0 {
+	if err != nil || after < 0 || len(fields)%2 == 0 {
 		return News{}, errNews
 	}
 	news := News{After: after, Entries: make([]Entry, 0, len(fields)/2)}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -58,11 +59,11 @@ func TestTheScriptPublishesWhatItAdds(t *testing.T) {
 		frame     string
 		want      News
 	}{
-		{"the first", []int64{1764000000000001}, "é", News{}},
+		{"the first", []int64{1764000000000001}, "é", News{After: 1764000000000001}},
 		{"one more", []int64{1764000000000005}, "é", News{1764000000000001, []Entry{entry(1764000000000005, "é")}}},
 		{"half of it there", []int64{1764000000000005, 1764000000000007}, "é", News{1764000000000005, []Entry{entry(1764000000000007, "é")}}},
 		{"several", []int64{1764000000000010, 1764000000000011}, "", News{1764000000000007, []Entry{entry(1764000000000010, ""), entry(1764000000000011, "")}}},
-		{"large", []int64{1764000000000020}, strings.Repeat("x", 16384), News{}},
+		{"large", []int64{1764000000000020}, strings.Repeat("x", 16384), News{After: 1764000000000020}},
 	} {
 		if diff := cmp.Diff(step.want, published(step.positions, step.frame)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", step.name, diff)
@@ -71,13 +72,16 @@ func TestTheScriptPublishesWhatItAdds(t *testing.T) {
 }
 
 func FuzzParseNews(f *testing.F) {
-	for _, seed := range []string{"17", "1 2 3\nabc", "1 2 3 4 0\nabc", "1\n", "x 2 1\na", "5 2 1\na", "1 2 9\na", "1 2 -1\na", "1 2\na", `1 2 17` + "\n" + `{"type":"control"`} {
+	for _, seed := range []string{"17", "1 2 3\nabc", "1 2 3 4 0\nabc", "1\n", "x 2 1\na", "5 2 1\na", "1 2 9\na", "1 2 -1\na", "1 2\na", "99999999999999999999", "-1", `1 2 17` + "\n" + `{"type":"control"`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, message string) {
 		news, err := parseNews(message)
 		if err != nil && len(news.Entries) > 0 {
 			t.Errorf("entries %v with %v", news.Entries, err)
+		}
+		if news.After < 0 || news.After == math.MaxInt64 && !strings.Contains(message, fmt.Sprint(math.MaxInt64)) {
+			t.Errorf("%q is %v", message, news)
 		}
 		after := news.After
 		for _, e := range news.Entries {

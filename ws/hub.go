@@ -230,7 +230,7 @@ func (h *Hub) wakeTopic(topic string, news News) {
 			r.forget()
 		}
 		for s := range h.sockets {
-			s.poke(func() { s.pending.recheck = true })
+			s.doubt(news.After)
 		}
 	}
 }

@@ -40,7 +40,7 @@ func ProgramTopic(program string) string { return "program:" + program }
 func UserTopic(user string) string { return "user:" + user }
 
 // News is what a wake-up may bring: all entries of the program that lie behind After, up to the last of Entries. Who has everything up to
-// After needn't read the log. Without entries there is something to read.
+// After needn't read the log. Without entries there is something to read, up to After at least; 0 if unknown.
 type News struct {
 	After   int64
 	Entries []Entry // ascending

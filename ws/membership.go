@@ -149,20 +149,21 @@ func (s *socket) renew(ctx context.Context, f clientFrame) error {
 // recheck reads the memberships again. Programs gained since the last reading are joined at its position, so that nothing is
 // missed however late this is; programs lost are left where the log says so.
 func (s *socket) recheck(ctx context.Context) error {
+	asked, least := s.doubts.Load(), s.leastPosition()
 	m, err := s.membership(ctx, s.user)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case isEnding(err):
 		return err
-	case err != nil, m.Position < s.member.Position: // a replica may lag behind the one asked before
+	case err != nil, m.Position < max(s.member.Position, least): // a replica may lag behind the one asked before
 		s.recheckSoon()
 		return nil
 	case !m.Found, !m.Active:
 		return endUserInactive
 	}
 	before := s.member.Position
-	gained, err := s.gained(ctx, m)
+	changes, err := s.changesSince(ctx, m)
 	switch {
 	case isEnding(err):
 		return err
@@ -170,9 +171,17 @@ func (s *socket) recheck(ctx context.Context) error {
 		s.recheckSoon()
 		return ctx.Err()
 	}
+	gained := s.gained(m, changes)
 	s.member = m
 	s.nextRecheck = time.Now().Add(jitter(s.hub.config.Recheck))
-	s.tellResets(before)
+	for _, program := range gained {
+		s.sit(program, before).located = true
+		s.poke(func() {})
+	}
+	if err := s.startOver(before, changes); err != nil {
+		return err
+	}
+	s.sure = asked
 	behind := false
 	for _, st := range s.seats {
 		if st.barrier > m.Position {
@@ -182,10 +191,6 @@ func (s *socket) recheck(ctx context.Context) error {
 			s.poke(func() {})
 		}
 	}
-	for _, program := range gained {
-		s.sit(program, before).located = true
-		s.poke(func() {})
-	}
 	if behind {
 		s.recheckSoon()
 	} else {
@@ -194,49 +199,76 @@ func (s *socket) recheck(ctx context.Context) error {
 	return nil
 }
 
-// tellResets sees to it that the client learns of histories that have begun since the memberships were read at before: it may hold
-// what hasn't survived.
-func (s *socket) tellResets(before int64) {
-	for _, r := range s.member.Resets {
-		if r.Before-1 <= before {
-			continue
-		}
-		for _, st := range s.seats {
-			if st.cursor <= r.After {
-				continue
-			}
-			after := r.After
-			if st.gap != nil { // not told yet
-				after = min(after, st.gap.after)
-			}
-			st.gap = &gap{after: after, reason: "reset"}
-			s.poke(func() {})
-		}
+// doubt makes the socket send no event until the memberships have been read anew, at position or later: a new history may have begun, in which
+// other memberships hold. What is sent from then on may be of it.
+func (s *socket) doubt(position int64) {
+	s.poke(func() {
+		s.least = max(s.least, position)
+		s.doubts.Add(1)
+		s.pending.recheck = true
+	})
+}
+
+func (s *socket) leastPosition() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.least
+}
+
+// startOver sees to it that the client learns of histories that have begun since the memberships were read at before, for it may hold what hasn't
+// survived; and that it is shown what has come since as those memberships have it that have survived, which no entry of the log tells.
+func (s *socket) startOver(before int64, changes []auth.Change) error {
+	resets := s.member.Resets
+	i := slices.IndexFunc(resets, func(r auth.Reset) bool { return r.Before-1 > before })
+	if i < 0 {
+		return nil
 	}
+	lost, began := resets[i].After, resets[len(resets)-1].Before-1
+	changes = slices.DeleteFunc(changes, func(c auth.Change) bool { return c.After < began })
+	for _, st := range s.seats {
+		switch {
+		case st.cursor <= lost:
+			continue
+		case !st.located:
+			return endTryLater // where it was to begin, and as what, was of the history before
+		}
+		after := lost
+		if st.gap != nil { // not told yet
+			after = min(after, st.gap.after)
+		}
+		st.gap = &gap{after: after, reason: "reset"}
+		now := s.pastOf(st.program, changes)
+		now.member = slices.Contains(s.member.Programs, st.program)
+		st.way = now.at(max(st.cursor, began))
+		s.poke(func() {})
+	}
+	return nil
+}
+
+// changesSince reads the changes that a new reading of the memberships contains and the last one didn't.
+func (s *socket) changesSince(ctx context.Context, m auth.Membership) ([]auth.Change, error) {
+	if m.Position <= s.member.Position {
+		return nil, nil
+	}
+	return s.changes(ctx, s.member.Position, m.Position)
 }
 
 // gained returns the programs in which the socket has no seat, and in which the user is a member now, or was at some time since the
 // last reading: that time's events are the user's too.
-func (s *socket) gained(ctx context.Context, m auth.Membership) ([]string, error) {
+func (s *socket) gained(m auth.Membership, changes []auth.Change) []string {
 	seen := make(map[string]bool, len(s.seats))
 	for _, st := range s.seats {
 		seen[st.program] = true
 	}
 	programs := slices.Clone(m.Programs)
-	if m.Position > s.member.Position {
-		changes, err := s.changes(ctx, s.member.Position, m.Position)
-		if err != nil {
-			return nil, err
-		}
-		for _, c := range changes {
-			programs = append(programs, c.Program)
-		}
+	for _, c := range changes {
+		programs = append(programs, c.Program)
 	}
 	return slices.DeleteFunc(programs, func(program string) bool {
 		skip := seen[program] || !s.ask.wants(program)
 		seen[program] = true
 		return skip
-	}), nil
+	})
 }
 
 // recheckSoon makes the next recheck come after a wait that doubles up to the ordinary one.

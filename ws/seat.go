@@ -68,6 +68,9 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 	if !v.covered {
 		return s.readOlder(ctx, st)
 	}
+	if s.doubtful() { // asked when what is to be sent has been read
+		return false, nil
+	}
 	done := true
 	if len(v.entries) > 1 && v.events && st.gap == nil && st.announced && st.way.sees(v.entries[0]) {
 		err = s.sendAll(st, v)
@@ -84,6 +87,9 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 	st.end, st.reached, st.vouched = true, true, v.vouched
 	return false, s.tellGap(st, max(st.cursor, st.way.lost)+1)
 }
+
+// doubtful reports whether the memberships are to be read before anything is sent.
+func (s *socket) doubtful() bool { return s.doubts.Load() != s.sure }
 
 // sendAll sends several events of which the user sees the first, and so all, in the bytes that the room's other sockets get too.
 func (s *socket) sendAll(st *seat, v view) error {
@@ -111,6 +117,8 @@ func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error)
 		return false, err
 	case err != nil:
 		s.hub.metrics.readErrors.Inc()
+		return false, nil
+	case s.doubtful():
 		return false, nil
 	}
 	if done, err := s.handle(st, page.Entries); !done || err != nil {

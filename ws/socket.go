@@ -36,6 +36,9 @@ type socket struct {
 	heard   atomic.Int64  // when the peer last said anything, Unix nanoseconds
 	done    chan struct{} // closed when the pump has said the last word
 
+	doubts atomic.Int64 // how often the memberships may have become those of another history
+	least  int64        // position that a reading of them must have since; guarded by mu
+
 	admitted string  // the user that the hub counts it for; guarded by the hub's mu
 	waiter   *waiter // its place among those that haven't sent a token; guarded by the hub's mu
 
@@ -51,6 +54,7 @@ type socket struct {
 	ask         ask
 	user        string // empty: not authenticated
 	member      auth.Membership
+	sure        int64 // the doubts that it has been read after
 	seats       []*seat
 	until       time.Time // the token's
 	authBy      time.Time
