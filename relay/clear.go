@@ -10,8 +10,13 @@ import (
 
 const scanned = 1000 // keys looked at in one step, whosever they are
 
-// clear removes every log and the head, for a new history.
+// clear removes every log and the head, for a new history. Meanwhile the head is nobody's: whatever dies, the logs must be cleared again, and no
+// reader takes one that is gone for complete.
 func (s *session) clear(ctx context.Context) error {
+	err := s.withRedis(ctx, func(ctx context.Context) error { return s.log.redis.Set(ctx, headKey, "0:0:0", 0).Err() })
+	if err != nil {
+		return fmt.Errorf("set %s: %w", headKey, err)
+	}
 	for c := (clearing{log: s.log}); !c.done; {
 		if err := s.withRedis(ctx, c.step); err != nil {
 			return err
@@ -20,7 +25,7 @@ func (s *session) clear(ctx context.Context) error {
 			return err
 		}
 	}
-	err := s.withRedis(ctx, func(ctx context.Context) error {
+	err = s.withRedis(ctx, func(ctx context.Context) error {
 		if err := s.log.redis.Del(ctx, headKey).Err(); err != nil {
 			return fmt.Errorf("delete %s: %w", headKey, err)
 		}

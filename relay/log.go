@@ -59,6 +59,7 @@ type part struct {
 	program   string
 	positions []int64
 	frames    [][]byte
+	foreign   bool // what lies at its key isn't a log
 }
 
 // reply is what the append script says.
@@ -67,7 +68,7 @@ type reply struct {
 	position string
 }
 
-// append sends the parts in one pipeline, one script call per program, and returns the programs whose log has lost its end. An error means
+// append sends the parts in one pipeline, one script call per program, and returns the programs whose log has lost its end, or isn't one. An error means
 // that some appends may have happened: the same call can be repeated.
 func (l *Log) append(ctx context.Context, parts []part) (behind []part, err error) {
 	pipe := l.redis.Pipeline()
@@ -85,10 +86,7 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 		r, err := parseReply(cmd)
 		switch {
 		case isWrongType(err):
-			l.log.Warn("relay: a log is not a sorted set; it is deleted and built anew", "program", parts[i].program)
-			if err := l.redis.Del(ctx, keyPrefix+parts[i].program).Err(); err != nil {
-				return nil, fmt.Errorf("delete %s: %w", keyPrefix+parts[i].program, err)
-			}
+			parts[i].foreign = true
 			behind = append(behind, parts[i])
 		case err != nil:
 			return nil, fmt.Errorf("append to %s: %w", keyPrefix+parts[i].program, err)

@@ -153,6 +153,11 @@ func (s *session) publishParts(ctx context.Context, parts []part) error {
 			return lostAgain(behind[0].program)
 		}
 		for _, p := range behind {
+			if p.foreign {
+				if err := s.drop(ctx, p.program); err != nil {
+					return err
+				}
+			}
 			if err := s.refill(ctx, p.program); err != nil {
 				return err
 			}
@@ -243,12 +248,7 @@ func (s *session) compare(ctx context.Context) error {
 		return err
 	}
 	for _, program := range foreign {
-		if err := s.ping(ctx); err != nil { // what a former leader doesn't know is its successor's
-			return err
-		}
-		s.config.Logger.Warn("relay: a log holds what its history doesn't explain; it is deleted and built anew", "program", program)
-		err := s.withRedis(ctx, func(ctx context.Context) error { return s.log.redis.Del(ctx, keyPrefix+program).Err() })
-		if err != nil {
+		if err := s.drop(ctx, program); err != nil {
 			return err
 		}
 	}
@@ -260,6 +260,38 @@ func (s *session) compare(ctx context.Context) error {
 	s.suspect, s.compared = false, time.Now()
 	s.health.set(stateLog, "")
 	return s.inspect(ctx)
+}
+
+// drop deletes what this relay's history doesn't explain.
+func (s *session) drop(ctx context.Context, program string) error {
+	if err := s.ping(ctx); err != nil { // what a former leader doesn't know is its successor's
+		return err
+	}
+	s.config.Logger.Warn("relay: a log holds what its history doesn't explain; it is deleted and built anew", "program", program)
+	if err := s.hideHead(ctx); err != nil {
+		return err
+	}
+	return s.withRedis(ctx, func(ctx context.Context) error {
+		if err := s.log.redis.Del(ctx, keyPrefix+program).Err(); err != nil {
+			return fmt.Errorf("delete %s: %w", keyPrefix+program, err)
+		}
+		return nil
+	})
+}
+
+// hideHead says, until the head is set again, that not everything is in the logs: one that is missing, or not yet whole again, passes for complete
+// up to the head.
+func (s *session) hideHead(ctx context.Context) error {
+	for headPosition(s.log.head) != 0 {
+		err := s.withRedis(ctx, func(ctx context.Context) error {
+			_, err := s.log.publishHead(ctx, s.cluster, 0)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inspect notes what Redis is like.
@@ -281,6 +313,9 @@ func lostAgain(program string) error {
 // refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.
 func (s *session) refill(ctx context.Context, program string) error {
 	s.health.set(stateLog, "Redis lost the end of "+keyPrefix+program+"; it is refilled from the outbox")
+	if err := s.hideHead(ctx); err != nil {
+		return err
+	}
 	for range maxRefills + 1 {
 		s.metrics.refills.Inc()
 		if whole, err := s.sendWindow(ctx, program); whole || err != nil {
