@@ -264,6 +264,7 @@ type view struct {
 	end     bool  // entries reach the newest position
 	newest  int64 // the position that a cursor may be set to at the end
 	vouched int64
+	forgot  int // the room's, at that moment
 }
 
 // after returns at most limit entries behind cursor, of at most maxBytes unless the first alone has more.
@@ -281,7 +282,7 @@ func (r *room) after(cursor int64, limit, maxBytes int) view {
 		}
 		events = events && r.entries[to].Control == nil
 	}
-	return view{r.entries[from:to:to], events, true, to == len(r.entries), r.newest, r.vouched}
+	return view{r.entries[from:to:to], events, true, to == len(r.entries), r.newest, r.vouched, r.forgot}
 }
 
 // search returns the index of the first entry behind position. The caller holds mu.
@@ -333,7 +334,8 @@ type bundle struct {
 	frames      []byte
 }
 
-// bundle returns the events of v, which has no other entries, as one write.
+// bundle returns the events of v, which has no other entries, as one write. It is kept for the sockets to come, unless what v was taken from has
+// been forgotten: it may hold what was erased.
 func (r *room) bundle(v view, batch bool) []byte {
 	first, last := v.entries[0].Position, v.entries[len(v.entries)-1].Position
 	kind := 0
@@ -342,13 +344,17 @@ func (r *room) bundle(v view, batch bool) []byte {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	b := &r.bundles[kind]
-	if b.first != first || b.last != last {
-		list := make([]message, len(v.entries))
-		for i := range v.entries {
-			list[i] = v.entries[i].message()
-		}
-		*b = bundle{first, last, join(list, batch)}
+	b := r.bundles[kind]
+	if b.first == first && b.last == last && v.forgot == r.forgot {
+		return b.frames
+	}
+	list := make([]message, len(v.entries))
+	for i := range v.entries {
+		list[i] = v.entries[i].message()
+	}
+	b = bundle{first, last, join(list, batch)}
+	if v.forgot == r.forgot {
+		r.bundles[kind] = b
 	}
 	return b.frames
 }
