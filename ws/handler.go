@@ -1,6 +1,7 @@
 package ws
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -86,7 +87,7 @@ func (h *Hub) admitHeader(w http.ResponseWriter, r *http.Request) (a *admission,
 		refuse(w, http.StatusUnauthorized, err)
 		return nil, false
 	}
-	m, err := h.membership(r.Context(), identity.UserID)
+	m, err := h.membership(context.WithoutCancel(r.Context()), identity.UserID) // see await: cut off, it would cost a connection to Postgres
 	switch {
 	case err != nil:
 		unavailable(w)

@@ -23,6 +23,9 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 		}
 		f := p.auth[0]
 		p.auth = p.auth[1:]
+		if f.vague {
+			return endBadFrame
+		}
 		identity, err := s.hub.verify(ctx, f.token)
 		if err != nil {
 			return err

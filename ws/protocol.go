@@ -63,6 +63,7 @@ type clientFrame struct {
 	ping  bool   // else it is an auth frame
 	token string // of an auth frame; empty: none was given
 	ask   ask
+	vague bool // ask can't be read, which is an error unless it is ignored
 }
 
 // ask is what a client wants from its connection.
@@ -101,8 +102,13 @@ func parseClientFrame(b []byte) (clientFrame, error) {
 		Progs *[]string       `json:"programs"`
 		Batch bool            `json:"batch"`
 	}
+	var f clientFrame
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return clientFrame{}, errBadFrame
+		var mistyped *json.UnmarshalTypeError
+		if !errors.As(err, &mistyped) || mistyped.Field != "programs" && mistyped.Field != "batch" {
+			return clientFrame{}, errBadFrame
+		}
+		f.vague = true
 	}
 	switch raw.Type {
 	case "ping":
@@ -111,16 +117,11 @@ func parseClientFrame(b []byte) (clientFrame, error) {
 	default:
 		return clientFrame{}, errBadFrame
 	}
-	f := clientFrame{token: raw.Token, ask: ask{batch: raw.Batch}}
+	f.token, f.ask.batch = raw.Token, raw.Batch
 	if raw.Progs != nil {
 		f.ask.programs = set(*raw.Progs)
 	}
-	if err := f.ask.parseSince(raw.Since); err != nil {
-		return clientFrame{}, err
-	}
-	if err := f.ask.parseLast(raw.Last); err != nil {
-		return clientFrame{}, err
-	}
+	f.vague = f.vague || f.ask.parseSince(raw.Since) != nil || f.ask.parseLast(raw.Last) != nil
 	return f, nil
 }
 
@@ -195,12 +196,19 @@ func (a *ask) setLast(s string) error {
 		}
 		return a.setLastMillis(ms)
 	}
-	t, err := time.Parse(time.RFC3339Nano, s)
-	if err != nil {
-		return errBadFrame
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			a.last, a.hasLast = max(t.UnixMicro(), 0), true
+			return nil
+		}
 	}
-	a.last, a.hasLast = max(t.UnixMicro(), 0), true
-	return nil
+	return errBadFrame
+}
+
+// layouts are the forms of ISO 8601 that name a moment: RFC 3339, and those with a shorter offset, without seconds, or in the basic format. Fractions of a
+// second may follow the seconds of each. A time without an offset is nobody's.
+var layouts = []string{
+	time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07", "2006-01-02T15:04Z07:00", "20060102T150405Z0700", "20060102T150405Z07",
 }
 
 func (a *ask) setLastMillis(ms float64) error {

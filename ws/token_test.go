@@ -330,3 +330,21 @@ func (n *node) byHeader(t *testing.T, token string) (status int, code string) {
 	}
 	return response.StatusCode, body.Code
 }
+
+// PROTOCOL says of an auth frame on an open connection that its other fields are ignored. Those that couldn't be read ended it for good.
+func TestARenewalsOtherFieldsAreIgnored(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	n := s.node(nil)
+	c := n.connect("u1")
+	c.expect("ready", "live")
+	for _, extra := range []string{`"since":"abc"`, `"lastEventTimestamp":"yesterday"`, `"programs":"p1"`, `"batch":"yes"`, `"programs":[1],"since":{"p1":1}`} {
+		c.send(fmt.Sprintf(`{"type":"auth","token":%q,%s}`, n.token("u1"), extra))
+		c.send(`{"type":"ping"}`)
+		c.expect("pong")
+	}
+	c.send(`{"type":"auth","token":5,"since":"abc"}`)
+	c.expectClose("bad_frame", 1007)
+}
