@@ -27,7 +27,7 @@ const (
 )
 
 // keySet holds the keys of one JWKS. A stranger's token can name any kid: it makes the issuer be asked at most once in `least`, and
-// waits for `wait` at most.
+// waits for `wait` at most. So it can't be used to turn others away either: a key is missing only if the issuer was asked after the token came.
 type keySet struct {
 	address string
 	host    string // what may be shown of the address
@@ -43,7 +43,7 @@ type keySet struct {
 	began    time.Time     // of the newest fetch; zero: there was none
 	fetched  chan struct{} // closed when the next one has ended
 	err      error         // of the newest one that has ended
-	has      bool          // there are keys
+	asOf     time.Time     // when the fetch of the keys that are held began; zero: there are none
 }
 
 func newKeySet(address string, log *slog.Logger) (*keySet, error) {
@@ -159,8 +159,9 @@ func (s *keySet) due() bool {
 
 // fetch asks the issuer; the keys stay as they are if that fails.
 func (s *keySet) fetch(ctx context.Context) error {
+	began := time.Now()
 	s.mu.Lock()
-	s.fetching, s.began = true, time.Now()
+	s.fetching, s.began = true, began
 	s.mu.Unlock()
 	// Without an interval this fetches once, into Storage, and leaves nothing behind.
 	_, err := jwkset.NewStorageFromHTTP(s.address, jwkset.HTTPClientStorageOptions{
@@ -177,11 +178,14 @@ func (s *keySet) fetch(ctx context.Context) error {
 	defer s.mu.Unlock()
 	switch {
 	case err != nil && s.err == nil:
-		s.log.Warn("auth: the keys can't be fetched", "issuer", s.host, "kept", s.has, "error", err)
-	case err == nil && (s.err != nil || !s.has):
+		s.log.Warn("auth: the keys can't be fetched", "issuer", s.host, "kept", !s.asOf.IsZero(), "error", err)
+	case err == nil && (s.err != nil || s.asOf.IsZero()):
 		s.log.Info("auth: the keys were fetched", "issuer", s.host)
 	}
-	s.fetching, s.err, s.has = false, err, s.has || err == nil
+	s.fetching, s.err = false, err
+	if err == nil {
+		s.asOf = began
+	}
 	close(s.fetched)
 	s.fetched = make(chan struct{})
 	return err
@@ -191,12 +195,13 @@ func (s *keySet) fetch(ctx context.Context) error {
 func (s *keySet) ready() (reason string, has bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	has = !s.asOf.IsZero()
 	switch {
-	case s.err != nil && s.has:
+	case s.err != nil && has:
 		return fmt.Sprintf("auth: the keys of %s couldn't be refreshed: %v", s.host, s.err), true
 	case s.err != nil:
 		return fmt.Sprintf("auth: the keys of %s can't be fetched: %v", s.host, s.err), false
-	case !s.has:
+	case !has:
 		return fmt.Sprintf("auth: the keys of %s have not been fetched yet", s.host), false
 	}
 	return "", true
@@ -206,10 +211,10 @@ func (s *keySet) ready() (reason string, has bool) {
 func (s *keySet) key(ctx context.Context, t *jwt.Token) (any, error) {
 	key, err := s.lookup(ctx, t)
 	if errors.Is(err, jwkset.ErrKeyNotFound) {
-		if err := s.refresh(ctx); err != nil {
-			return nil, err
+		stale := s.refresh(ctx)
+		if key, err = s.lookup(ctx, t); stale != nil && errors.Is(err, jwkset.ErrKeyNotFound) {
+			return nil, stale
 		}
-		key, err = s.lookup(ctx, t)
 	}
 	if err != nil {
 		return nil, err
@@ -235,11 +240,12 @@ func (s *keySet) lookup(ctx context.Context, t *jwt.Token) (any, error) {
 	return all.Keys[0], nil
 }
 
-// refresh waits for a fetch, if one may be made now. The error is ErrUnavailable where the issuer wasn't heard: nobody can tell then whether
-// a key exists.
+// refresh waits for a fetch, if one may be made now. The error is ErrUnavailable where the keys aren't as of the call or later: nobody can tell
+// then whether a key exists.
 func (s *keySet) refresh(ctx context.Context) error {
+	asked := time.Now()
 	s.mu.Lock()
-	fetched, wait := s.fetched, s.fetching || time.Since(s.began) >= s.least
+	fetched, wait := s.fetched, s.fetching || asked.Sub(s.began) >= s.least
 	s.mu.Unlock()
 	if wait {
 		select {
@@ -251,14 +257,12 @@ func (s *keySet) refresh(ctx context.Context) error {
 		select {
 		case <-fetched:
 		case <-timer.C:
-			return ErrUnavailable
 		case <-ctx.Done():
-			return ErrUnavailable
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil || !s.has {
+	if s.asOf.Before(asked) {
 		return ErrUnavailable
 	}
 	return nil

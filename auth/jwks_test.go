@@ -208,7 +208,7 @@ func TestUnknownKid(t *testing.T) {
 	token := stranger.token(t, "")
 	began := time.Now()
 	for i := range 1000 {
-		refuse(t, v, token, ErrInvalid)
+		refuse(t, v, token, ErrUnavailable)                 // the key may have been published since
 		if took := time.Since(began); took > relaxed.wait { // a single one that waits takes as long
 			t.Fatalf("%d unknown kids took %v", i+1, took)
 		}
@@ -222,10 +222,77 @@ func TestUnknownKid(t *testing.T) {
 	before := p.requests()
 	began = time.Now()
 	for p.requests()-before < 5 {
-		refuse(t, v, token, ErrInvalid)
+		if _, err := v.Verify(t.Context(), token); !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrUnavailable) {
+			t.Fatal(err)
+		}
 	}
 	if took := time.Since(began); took < 4*least {
 		t.Errorf("the issuer was asked 5 times in %v", took)
+	}
+}
+
+// Strangers who kept naming unknown keys kept the last fetch recent, so that a key published after it was refused for good.
+func TestAStrangerDoesntHideANewKey(t *testing.T) {
+	t.Parallel()
+	old, next, stranger := newSigner(t, "1", jwt.SigningMethodEdDSA), newSigner(t, "2", jwt.SigningMethodEdDSA), newSigner(t, "x", jwt.SigningMethodEdDSA)
+	p := newPublisher(t, jwks(t, old))
+	const least = 500 * time.Millisecond
+	v := running(t, pace{time.Hour, least, 10 * time.Second}, Config{JWKSURL: p.url})
+	accept(t, v, old.token(t, ""))
+	testenv.Eventually(t, 10*time.Second, func() error { // judged by a fetch of its own
+		if _, err := v.Verify(t.Context(), stranger.token(t, "")); !errors.Is(err, ErrInvalid) {
+			return err
+		}
+		return nil
+	})
+	fetches := p.requests()
+	p.publish(jwks(t, old, next))
+	testenv.Eventually(t, 10*time.Second, func() error {
+		_, err := v.Verify(t.Context(), stranger.token(t, "")) // again and again
+		if err == nil {
+			t.Fatal("the stranger was let in")
+		}
+		_, err = v.Verify(t.Context(), next.token(t, ""))
+		if errors.Is(err, ErrInvalid) {
+			t.Fatal("the new key's token was refused for good")
+		}
+		if reasons, _ := v.Ready(); len(reasons) > 0 {
+			t.Fatalf("that made it degraded: %q", reasons)
+		}
+		return err
+	})
+	if n := p.requests() - fetches; n != 1 {
+		t.Errorf("the issuer was asked %d times for the new key", n)
+	}
+}
+
+// What was fetched while a token came in is too old to judge it by.
+func TestAFetchThatBeganBeforeTheToken(t *testing.T) {
+	t.Parallel()
+	old, next := newSigner(t, "1", jwt.SigningMethodEdDSA), newSigner(t, "2", jwt.SigningMethodEdDSA)
+	p := newPublisher(t, jwks(t, old))
+	begun, end := make(chan struct{}, 1), make(chan struct{})
+	p.serve(func(w http.ResponseWriter, _ *http.Request) {
+		begun <- struct{}{}
+		<-end
+		_, _ = w.Write([]byte(jwks(t, old)))
+	})
+	v := running(t, relaxed, Config{JWKSURL: p.url})
+	<-begun
+	refused := make(chan error, 1)
+	go func() {
+		_, err := v.Verify(t.Context(), next.token(t, ""))
+		refused <- err
+	}()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if len(v.issuers[0].set.asked) == 0 {
+			return errors.New("it doesn't wait yet")
+		}
+		return nil
+	})
+	close(end)
+	if err := <-refused; !errors.Is(err, ErrUnavailable) {
+		t.Errorf("got %v, want %v", err, ErrUnavailable)
 	}
 }
 
@@ -324,7 +391,7 @@ func TestOneAlgorithmForEachKey(t *testing.T) {
 		accept(t, v, s.token(t, ""))
 		nameless := s
 		nameless.kid = ""
-		refuse(t, v, nameless.token(t, ""), ErrInvalid) // three keys: which?
+		refuse(t, v, nameless.token(t, ""), ErrUnavailable) // three keys: which? There may be one by now
 		for _, other := range []string{"r", "e", "d"} {
 			if other != s.kid {
 				refuse(t, v, signer{other, s.method, s.key}.token(t, ""), ErrInvalid)
@@ -462,7 +529,8 @@ func FuzzVerifyPublicKeys(f *testing.F) {
 			if err == nil && !slices.Contains(good, token) {
 				t.Fatalf("%q is good: %+v", token, id)
 			}
-			if err != nil && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrExpired) {
+			later := v == published && errors.Is(err, ErrUnavailable) // an unknown kid
+			if err != nil && !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrExpired) && !later {
 				t.Fatalf("%q: %v", token, err)
 			}
 		}

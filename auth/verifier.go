@@ -20,7 +20,7 @@ var (
 	ErrExpired = errors.New("token has expired")
 	// ErrInvalid: bad signature, algorithm, issuer, audience or claims, or no token at all.
 	ErrInvalid = errors.New("token is invalid")
-	// ErrUnavailable: the keys that would decide couldn't be fetched. The token may be good; asking again later makes sense.
+	// ErrUnavailable: the keys that would decide couldn't be fetched, or mustn't be again yet. The token may be good; asking again later makes sense.
 	ErrUnavailable = errors.New("the keys of the issuer are not available")
 )
 
@@ -110,7 +110,8 @@ func newIssuer(c Config) (*issuer, error) {
 }
 
 // Run keeps the keys of issuers with a JWKSURL fresh until ctx ends: they are fetched at once, every 5 minutes, and when a token names
-// a key that isn't known, but never twice within 5 seconds. Keys are kept while their issuer can't be reached. It returns nil.
+// a key that isn't known, but never twice within 5 seconds: until then such a token is ErrUnavailable. Keys are kept while their issuer
+// can't be reached. It returns nil.
 func (v *Verifier) Run(ctx context.Context) error {
 	var group errgroup.Group
 	for _, i := range v.issuers {

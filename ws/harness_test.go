@@ -377,16 +377,19 @@ func (c *client) expect(want ...string) []frame {
 // expectClose fails unless the connection ends with this error frame (empty: none) and close code.
 func (c *client) expectClose(code string, status websocket.StatusCode) {
 	c.t.Helper()
-	last := ""
+	if last, got := c.ending(); got != status || last != code {
+		c.t.Errorf("closed with %q, %d, want %q, %d", last, got, code, status)
+	}
+}
+
+// ending waits for the end of the connection and returns the code of the last frame, if that was an error, and the close code; -1: none.
+func (c *client) ending() (code string, status websocket.StatusCode) {
 	for {
 		f, err := c.read()
 		if err != nil {
-			if got := websocket.CloseStatus(err); got != status || last != code {
-				c.t.Errorf("closed with %q, %v (%v), want %q, %d", last, got, err, code, status)
-			}
-			return
+			return code, websocket.CloseStatus(err)
 		}
-		last = f.Code
+		code = f.Code
 	}
 }
 

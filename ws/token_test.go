@@ -124,15 +124,17 @@ type verdict struct {
 	status int // 101: accepted
 	code   string
 	close  websocket.StatusCode // 0: accepted
+	later  bool                 // or 503 and 1013: the issuer was asked a moment ago, and its keys may have changed since
 }
 
 var (
 	good     = verdict{status: 101}
-	invalid  = verdict{401, "invalid_token", 4500}
-	outlived = verdict{401, "token_expired", 4001}
-	missing  = verdict{401, "auth_required", 4501}
-	inactive = verdict{403, "user_inactive", 4503}
-	tooBig   = verdict{431, "", 1009} // the header isn't read to its end: no word about tokens
+	invalid  = verdict{status: 401, code: "invalid_token", close: 4500}
+	unknown  = verdict{status: 401, code: "invalid_token", close: 4500, later: true}
+	outlived = verdict{status: 401, code: "token_expired", close: 4001}
+	missing  = verdict{status: 401, code: "auth_required", close: 4501}
+	inactive = verdict{status: 403, code: "user_inactive", close: 4503}
+	tooBig   = verdict{status: 431, code: "", close: 1009} // the header isn't read to its end: no word about tokens
 )
 
 type tokenCase struct {
@@ -212,20 +214,20 @@ func tokenCases(s *smith) []tokenCase {
 		{"good, RS256 by JWKS", "jwks", s.sign(rs, s.rsa, kid("r1")), good},
 		{"good, ES256 by JWKS", "jwks", s.sign(es, s.ec, kid("e1")), good},
 		{"good, EdDSA by JWKS", "jwks", s.sign(ed, s.ed, kid("d1")), good},
-		{"no kid", "jwks", s.sign(ed, s.ed, nil), invalid},
+		{"no kid", "jwks", s.sign(ed, s.ed, nil), unknown},
 		{"kid of another key", "jwks", s.sign(ed, s.ed, kid("r1")), invalid},
-		{"kid unknown", "jwks", s.sign(ed, s.other, kid("x1")), invalid},
-		{"kid a path", "jwks", s.sign(ed, s.other, kid("../../../../etc/passwd")), invalid},
-		{"kid SQL", "jwks", s.sign(ed, s.other, kid("' UNION SELECT 'x' --")), invalid},
-		{"kid of 10 kB", "jwks", s.sign(ed, s.other, kid(strings.Repeat("k", 10<<10))), invalid},
+		{"kid unknown", "jwks", s.sign(ed, s.other, kid("x1")), unknown},
+		{"kid a path", "jwks", s.sign(ed, s.other, kid("../../../../etc/passwd")), unknown},
+		{"kid SQL", "jwks", s.sign(ed, s.other, kid("' UNION SELECT 'x' --")), unknown},
+		{"kid of 10 kB", "jwks", s.sign(ed, s.other, kid(strings.Repeat("k", 10<<10))), unknown},
 		{"kid an object", "jwks", s.sign(ed, s.other, kid(map[string]any{"a": 1})), invalid},
 		{"HS256 with a kid of the JWKS", "jwks", s.sign(jwt.SigningMethodHS256, []byte(s.rsa.N.Bytes()), kid("r1")), invalid},
-		{"jku", "jwks", s.sign(ed, s.other, map[string]any{"kid": "x1", "jku": s.trap}), invalid},
+		{"jku", "jwks", s.sign(ed, s.other, map[string]any{"kid": "x1", "jku": s.trap}), unknown},
 		{"jku beside a good signature", "jwks", s.sign(ed, s.ed, map[string]any{"kid": "d1", "jku": s.trap}), good},
 		{"jwk", "jwks", s.sign(ed, s.other, map[string]any{"kid": "x1", "jwk": map[string]any{
 			"kty": "OKP", "crv": "Ed25519", "kid": "x1", "x": b64(s.other.Public().(ed25519.PublicKey)),
-		}}), invalid},
-		{"x5u", "jwks", s.sign(ed, s.other, map[string]any{"kid": "x1", "x5u": s.trap}), invalid},
+		}}), unknown},
+		{"x5u", "jwks", s.sign(ed, s.other, map[string]any{"kid": "x1", "x5u": s.trap}), unknown},
 		{"crit", "jwks", s.sign(ed, s.ed, map[string]any{"kid": "d1", "crit": []string{"b64"}, "b64": false}), invalid},
 		{"zip", "jwks", s.sign(ed, s.ed, map[string]any{"kid": "d1", "zip": "DEF"}), invalid},
 		{"JWE", "jwks", b64([]byte(`{"alg":"RSA-OAEP","enc":"A256GCM","kid":"r1"}`)) + ".a.b.c.d", invalid},
@@ -265,7 +267,7 @@ func TestTokens(t *testing.T) {
 					c.token = smith.hs(`{"alg":"HS256"}`, fmt.Sprintf(`{"sub":"u1","iss":"me","aud":"app","exp":%d}`, time.Now().Unix()), secret)
 				}
 				status, code := n.byHeader(t, c.token)
-				if status != c.want.status || code != c.want.code {
+				if later := c.want.later && status == http.StatusServiceUnavailable; !later && (status != c.want.status || code != c.want.code) {
 					t.Errorf("by header: %d %q, want %d %q", status, code, c.want.status, c.want.code)
 				}
 				client := n.dial()
@@ -282,7 +284,10 @@ func TestTokens(t *testing.T) {
 				case c.want.close == 1009:
 					client.expectClose("bad_frame", 1009)
 				default:
-					client.expectClose(c.want.code, c.want.close)
+					code, close := client.ending()
+					if later := c.want.later && code == "" && close == 1013; !later && (code != c.want.code || close != c.want.close) {
+						t.Errorf("closed with %q, %d, want %q, %d", code, close, c.want.code, c.want.close)
+					}
 				}
 			})
 		}
@@ -318,7 +323,8 @@ func (n *node) byHeader(t *testing.T, token string) (status int, code string) {
 	conn.Close()
 	<-sent
 	defer response.Body.Close()
-	if response.StatusCode == http.StatusSwitchingProtocols || response.StatusCode == http.StatusRequestHeaderFieldsTooLarge {
+	switch response.StatusCode {
+	case http.StatusSwitchingProtocols, http.StatusRequestHeaderFieldsTooLarge, http.StatusServiceUnavailable:
 		return response.StatusCode, ""
 	}
 	if challenge := response.Header.Get("WWW-Authenticate"); (response.StatusCode == http.StatusUnauthorized) != (challenge == "Bearer") {

@@ -202,12 +202,14 @@ func TestServeWithJWKS(t *testing.T) {
 		if got := s.upgrade(token(t, jwt.SigningMethodEdDSA, stranger, "3", "")); got != http.StatusServiceUnavailable {
 			return fmt.Errorf("an unknown kid while the issuer is down: %d", got)
 		}
+		if _, body, err := get("http://" + s.vars["ADMIN_ADDR"] + "/readyz"); err != nil || !strings.Contains(body, `"degraded":["auth: the keys of`) {
+			return fmt.Errorf("readyz: %s (%w)", body, err) // nobody has asked the issuer yet
+		}
 		return nil
 	})
 	if got := s.upgrade(token(t, jwt.SigningMethodEdDSA, second, "2", "")); got != http.StatusSwitchingProtocols {
 		t.Errorf("a known key while the issuer is down: %d", got)
 	}
-	ready(`"degraded":["auth: the keys of`)
 	if _, body, err := get("http://" + s.vars["ADMIN_ADDR"] + "/metrics"); err != nil || !strings.Contains(body, "outbox_relay_auth_degraded 1\n") {
 		t.Errorf("no metric says so (%v)", err)
 	}
