@@ -38,15 +38,22 @@ func (s *socket) handshake(ctx context.Context, now time.Time, p *pending) error
 	}
 	s.until, s.nextPing = a.identity.Until, now.Add(jitter(s.hub.config.PingInterval))
 	// Only from here on is it told of changes: what a look at the header has read before may be out of date for good.
+	asked, least := s.doubts.Load(), s.leastPosition()
 	m, err := s.membership(ctx, a.identity.UserID)
 	if err != nil {
 		return err
+	}
+	if m.Position >= least {
+		s.sure = asked
 	}
 	if !m.Found || !m.Active {
 		return endUserInactive
 	}
 	s.user, s.ask, s.member = a.identity.UserID, a.ask, m
 	s.nextRecheck = now.Add(jitter(s.hub.config.Recheck))
+	if s.doubtful() { // what asked for it may have come before there was a user
+		s.poke(func() { s.pending.recheck = true })
+	}
 	return s.enter(ctx, a.identity)
 }
 

@@ -107,3 +107,29 @@ func TestMembershipsThatDidNotSurvive(t *testing.T) {
 	gained.send(`{"type":"ping"}`)
 	gained.expect("pong")
 }
+
+// A socket that was there before its node was told of a new history, and sent its token after, would wait for the next look at its memberships.
+func TestANewHistoryBeforeTheToken(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1")
+	s.relay()
+	s.emit("p1", 1, 1)
+	position := s.settled()
+	n := s.node(func(c *ws.Config) { c.Recheck = time.Hour })
+	n.connect("u1").expect("ready", "live") // the node is there
+	c := n.dial()
+	if err := s.redis.Publish(t.Context(), "socket:events:nodes", position).Err(); err != nil {
+		t.Fatal(err)
+	}
+	testenv.Eventually(t, 10*time.Second, func() error { // the first has read again: the node has been told
+		if reads := n.metric("membership_reads_total", ""); reads < 3 {
+			return fmt.Errorf("%v reads", reads)
+		}
+		return nil
+	})
+	c.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	c.expect("ready", "live")
+	s.emit("p1", 2, 1)
+	c.expect("p1:2")
+}
