@@ -240,23 +240,25 @@ func (s *keySet) lookup(ctx context.Context, t *jwt.Token) (any, error) {
 	return all.Keys[0], nil
 }
 
-// refresh waits for a fetch, if one may be made now. The error is ErrUnavailable where the keys aren't as of the call or later: nobody can tell
-// then whether a key exists.
+// refresh waits for a fetch that begins after the call, if one may be made. The error is ErrUnavailable where the keys are older than the call:
+// nobody can tell then whether a key exists.
 func (s *keySet) refresh(ctx context.Context) error {
 	asked := time.Now()
-	s.mu.Lock()
-	fetched, wait := s.fetched, s.fetching || asked.Sub(s.began) >= s.least
-	s.mu.Unlock()
-	if wait {
+	ctx, cancel := context.WithTimeout(ctx, s.wait)
+	defer cancel()
+	for range 2 { // a fetch that is under way began too early
+		s.mu.Lock()
+		fetched, fresh, wait := s.fetched, !s.asOf.Before(asked), s.fetching || time.Since(s.began) >= s.least
+		s.mu.Unlock()
+		if fresh || !wait {
+			break
+		}
 		select {
 		case s.asked <- struct{}{}:
 		default:
 		}
-		timer := time.NewTimer(s.wait)
-		defer timer.Stop()
 		select {
 		case <-fetched:
-		case <-timer.C:
 		case <-ctx.Done():
 		}
 	}

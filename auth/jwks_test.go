@@ -266,33 +266,45 @@ func TestAStrangerDoesntHideANewKey(t *testing.T) {
 	}
 }
 
-// What was fetched while a token came in is too old to judge it by.
+// What was fetched while a token came in is too old to judge it by: another fetch does, where one may be made.
 func TestAFetchThatBeganBeforeTheToken(t *testing.T) {
 	t.Parallel()
-	old, next := newSigner(t, "1", jwt.SigningMethodEdDSA), newSigner(t, "2", jwt.SigningMethodEdDSA)
-	p := newPublisher(t, jwks(t, old))
-	begun, end := make(chan struct{}, 1), make(chan struct{})
-	p.serve(func(w http.ResponseWriter, _ *http.Request) {
-		begun <- struct{}{}
-		<-end
-		_, _ = w.Write([]byte(jwks(t, old)))
-	})
-	v := running(t, relaxed, Config{JWKSURL: p.url})
-	<-begun
-	refused := make(chan error, 1)
-	go func() {
-		_, err := v.Verify(t.Context(), next.token(t, ""))
-		refused <- err
-	}()
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if len(v.issuers[0].set.asked) == 0 {
-			return errors.New("it doesn't wait yet")
-		}
-		return nil
-	})
-	close(end)
-	if err := <-refused; !errors.Is(err, ErrUnavailable) {
-		t.Errorf("got %v, want %v", err, ErrUnavailable)
+	for _, tt := range []struct {
+		name string
+		pace pace
+		want error
+	}{
+		{"nothing may be asked yet", relaxed, ErrUnavailable},
+		{"asked again", pace{time.Hour, 0, 10 * time.Second}, ErrInvalid},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			old, next := newSigner(t, "1", jwt.SigningMethodEdDSA), newSigner(t, "2", jwt.SigningMethodEdDSA)
+			p := newPublisher(t, jwks(t, old))
+			begun, end := make(chan struct{}, 10), make(chan struct{})
+			p.serve(func(w http.ResponseWriter, _ *http.Request) {
+				begun <- struct{}{}
+				<-end
+				_, _ = w.Write([]byte(jwks(t, old)))
+			})
+			v := running(t, tt.pace, Config{JWKSURL: p.url})
+			<-begun
+			refused := make(chan error, 1)
+			go func() {
+				_, err := v.Verify(t.Context(), next.token(t, ""))
+				refused <- err
+			}()
+			testenv.Eventually(t, 10*time.Second, func() error {
+				if len(v.issuers[0].set.asked) == 0 {
+					return errors.New("it doesn't wait yet")
+				}
+				return nil
+			})
+			close(end)
+			if err := <-refused; !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
+			}
+		})
 	}
 }
 
