@@ -28,6 +28,11 @@ const (
 	statements   = 4   // of one kind at a time
 	mostAsked    = 128 // questions in one
 	gatherExpiry = 10 * time.Second
+
+	// Who is asked for together with a user whose rows hang must be answered before its own patience ends: so long may the statement for all of them
+	// take, and so long one of those that then ask for each.
+	togetherExpiry = 3 * time.Second
+	singleExpiry   = time.Second
 )
 
 // asked is one question.
@@ -78,17 +83,21 @@ func (g *gather[Q, A]) readFor(ctx context.Context, a *asked[Q, A]) {
 	for i, b := range batch {
 		questions[i] = b.question
 	}
-	if n > 1 { // the others' answers don't depend on the patience of one
+	var answers []A
+	var err error
+	if n == 1 {
+		answers, err = g.read(ctx, questions)
+	} else { // the others' answers don't depend on the patience of one
 		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatherExpiry)
 		defer cancel()
 		ctx = detached
+		answers, err = g.readWithin(ctx, togetherExpiry, questions)
 	}
-	answers, err := g.read(ctx, questions)
-	var refused *pgconn.PgError
+	singly := n > 1 && mayBeOfOne(err)
 	for i, b := range batch {
-		if n > 1 && (errors.As(err, &refused) || errors.Is(err, errRows)) { // a view of the application's may fail for one user, which isn't the others' fault
+		if singly && ctx.Err() == nil {
 			var one []A
-			if one, b.err = g.read(ctx, questions[i:i+1]); b.err == nil {
+			if one, b.err = g.readWithin(ctx, singleExpiry, questions[i:i+1]); b.err == nil {
 				b.answer = one[0]
 			}
 		} else if b.err = err; err == nil {
@@ -101,6 +110,19 @@ func (g *gather[Q, A]) readFor(ctx context.Context, a *asked[Q, A]) {
 	g.mu.Lock()
 	g.pass()
 	g.mu.Unlock()
+}
+
+func (g *gather[Q, A]) readWithin(ctx context.Context, d time.Duration, questions []Q) ([]A, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return g.read(ctx, questions)
+}
+
+// mayBeOfOne reports whether a statement may have failed for one of its questions: a view of the application's may fail or hang for one user,
+// which isn't the others' fault.
+func mayBeOfOne(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) || errors.Is(err, errRows) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // pass gives the turn to the next one, who waits no longer. The caller holds mu.

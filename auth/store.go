@@ -2,8 +2,11 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/outboxrelay/outboxrelay/auth/internal/authdb"
@@ -24,6 +27,32 @@ type span struct {
 	after, through int64
 }
 
+// ReadError says that what a Store was asked about a user couldn't be read. Its text doesn't name the user.
+type ReadError struct {
+	UserID string
+	OfRows bool // Postgres works and refused: it may be for what the application's tables or views hold of this user alone
+	what   string
+	err    error
+}
+
+// Error implements error.
+func (e *ReadError) Error() string { return fmt.Sprintf("read the %s: %v", e.what, e.err) }
+
+// Unwrap returns the cause.
+func (e *ReadError) Unwrap() error { return e.err }
+
+// ofRowsClasses are the classes of SQLSTATE of what a view or its functions may raise for single rows: too many of them, bad data, limits of the
+// program, external routines, PL/pgSQL, damaged rows.
+var ofRowsClasses = []string{"21", "22", "54", "2F", "38", "39", "P0", "XX"}
+
+func ofRows(err error) bool {
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) {
+		return refused.Code == "57014" /* statement_timeout */ || len(refused.Code) == 5 && slices.Contains(ofRowsClasses, refused.Code[:2])
+	}
+	return errors.Is(err, errRows)
+}
+
 // NewStore returns a Store over pool, which the caller closes.
 func NewStore(pool *pgxpool.Pool) *Store {
 	s := &Store{pool: pool, queries: authdb.New()}
@@ -32,11 +61,11 @@ func NewStore(pool *pgxpool.Pool) *Store {
 }
 
 // Membership reads what the database says of a user. A user who doesn't exist is no error: Found is false. An error means that
-// nothing is known.
+// nothing is known, and is a *ReadError.
 func (s *Store) Membership(ctx context.Context, userID string) (Membership, error) {
 	m, err := s.memberships.ask(ctx, userID)
 	if err != nil {
-		return Membership{}, fmt.Errorf("read the memberships of %q: %w", userID, err)
+		return Membership{}, &ReadError{UserID: userID, OfRows: ofRows(err), what: "memberships", err: err}
 	}
 	return m, nil
 }
@@ -64,11 +93,11 @@ func (s *Store) readMemberships(ctx context.Context, users []string) ([]Membersh
 }
 
 // Changes returns what the batches with after < position <= through did to a user's memberships, ascending. Through must be at
-// most a Membership's Position: what lies below doesn't change any more.
+// most a Membership's Position: what lies below doesn't change any more. An error is a *ReadError.
 func (s *Store) Changes(ctx context.Context, userID string, after, through int64) ([]Change, error) {
 	changes, err := s.changes.ask(ctx, span{userID, after, through})
 	if err != nil {
-		return nil, fmt.Errorf("read the membership changes of %q: %w", userID, err)
+		return nil, &ReadError{UserID: userID, OfRows: ofRows(err), what: "membership changes", err: err}
 	}
 	return changes, nil
 }

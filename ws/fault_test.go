@@ -1,11 +1,16 @@
 package ws_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -390,4 +395,63 @@ func TestAnErasedEventIsForgottenByRooms(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A row of the application's that can't be read had the node taken out of service each time its user connected, while all others were served.
+func TestOneUsersRowsCannotBeRead(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	for _, user := range []string{"good", "bad-one", "bad-two"} {
+		s.user(user, "p1")
+	}
+	s.relay()
+	s.settled()
+	s.exec("ALTER TABLE relay.program_members RENAME TO members")
+	s.exec(`CREATE FUNCTION relay.judge(id text) RETURNS boolean LANGUAGE plpgsql AS
+		$$ BEGIN IF id LIKE 'bad%' THEN RAISE 'a bad row'; END IF; RETURN true; END $$`)
+	s.exec("CREATE VIEW relay.program_members AS SELECT user_id, program_id, relay.judge(user_id) AS is_active FROM relay.members")
+	var log lines
+	n := s.node(func(c *ws.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	c := n.connect("good")
+	c.expect("ready", "live")
+	for range 3 {
+		n.connect("bad-one").expectClose("", 1013)
+		if _, response := n.connectHeader(n.token("bad-one"), ""); response == nil || response.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("by header: %v", response)
+		}
+	}
+	if r := n.hub.Ready(); len(r) > 0 {
+		t.Errorf("not ready for one user's row: %q", r)
+	}
+	if text := log.String(); strings.Count(text, "level=WARN") != 1 || !strings.Contains(text, "user=bad-one") || !strings.Contains(text, "a bad row") {
+		t.Errorf("want one line about the user:\n%s", text)
+	}
+	n.connect("bad-two").expectClose("", 1013) // nobody was served in between
+	if r := n.hub.Ready(); len(r) != 1 || !strings.Contains(r[0], "memberships: ") || strings.Contains(r[0], "bad-") {
+		t.Errorf("two users can't be read: %q", r)
+	}
+	n.connect("good").expect("ready", "live")
+	if r := n.hub.Ready(); len(r) > 0 {
+		t.Errorf("others are served again: %q", r)
+	}
+	s.emit("p1", 1, 1)
+	c.until("p1:1")
+}
+
+// lines is a log; safe to read while it is written.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
 }

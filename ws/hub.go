@@ -327,11 +327,12 @@ func (h *Hub) reading(ctx context.Context, read func(context.Context) error) err
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	h.metrics.membershipReads.Inc()
+	began := time.Now()
 	err := read(ctx)
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
-	h.health.set(partMemberships, err)
+	h.health.read(began, err)
 	return err
 }
 
