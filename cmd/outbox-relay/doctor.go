@@ -66,7 +66,7 @@ func (d *doctor) check(ctx context.Context, subject, good string, work func(ctx 
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
 	if err := work(ctx); err != nil {
-		d.find(subject, "%v", err)
+		d.find(subject, "%s", explain(err))
 		return false
 	}
 	d.good(subject, "%s", good)

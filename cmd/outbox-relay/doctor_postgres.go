@@ -21,7 +21,7 @@ func (d *doctor) postgres(ctx context.Context) {
 	defer cancel()
 	conn, err := connect(connecting, d.config.databaseURL)
 	if err != nil {
-		d.find("postgres", "connect to DATABASE_URL: %v: start it, or correct the URL", err)
+		d.find("postgres", "connect to DATABASE_URL: %s", explain(err))
 		return
 	}
 	defer conn.Close(context.WithoutCancel(ctx))

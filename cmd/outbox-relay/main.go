@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 )
@@ -85,8 +87,26 @@ func report(err error, stderr io.Writer) int {
 		}
 		return 2
 	}
-	fmt.Fprintln(stderr, "outbox-relay:", oneLine(err.Error()))
+	fmt.Fprintln(stderr, "outbox-relay:", explain(err))
 	return 1
+}
+
+// explain returns what err says on one line, and what to do if Postgres couldn't be reached. Each host is tried with TLS and without, which mostly
+// fail alike: that is said once. Passwords aren't in it.
+func explain(err error) string {
+	text := err.Error()
+	var failed *pgconn.ConnectError
+	if !errors.As(err, &failed) || errors.Is(err, context.Canceled) {
+		return oneLine(text)
+	}
+	var tries []string
+	for line := range strings.Lines(failed.Unwrap().Error()) {
+		if line = strings.TrimSpace(line); !slices.Contains(tries, line) {
+			tries = append(tries, line)
+		}
+	}
+	reason := fmt.Sprintf("user %s, database %s: %s", failed.Config.User, failed.Config.Database, strings.Join(tries, "; "))
+	return oneLine(strings.Replace(text, failed.Error(), reason, 1)) + ": start Postgres, or correct DATABASE_URL"
 }
 
 // oneLine joins the lines of a message, such as that of a connection tried on several hosts.
