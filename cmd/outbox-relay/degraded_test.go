@@ -18,6 +18,7 @@ import (
 // ailing is a site with a proxy before Postgres and a Redis of its own.
 type ailing struct {
 	*site
+	direct   string // the database without the proxy
 	postgres *testenv.TCPProxy
 	server   *devstack.Redis
 	redis    *redis.Client
@@ -30,7 +31,7 @@ func newAiling(t *testing.T) *ailing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &ailing{site: s, server: testenv.OwnRedis(t), postgres: testenv.Proxy(t, fmt.Sprintf("%s:%d", direct.Host, direct.Port))}
+	a := &ailing{site: s, direct: s.vars["DATABASE_URL"], server: testenv.OwnRedis(t), postgres: testenv.Proxy(t, fmt.Sprintf("%s:%d", direct.Host, direct.Port))}
 	a.postgres.Deafen(false)
 	a.redis = redis.NewClient(&redis.Options{Addr: a.server.Addr})
 	t.Cleanup(func() { a.redis.Close() })

@@ -134,7 +134,7 @@ func (p *program) dev(ctx context.Context, c *config, command []string) error {
 	return quiet(ctx, err)
 }
 
-// quiet takes the end of ctx for what it is, Ctrl-C, and not for an error.
+// quiet takes the end of ctx for what it is, a signal, and not for an error.
 func quiet(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil

@@ -48,7 +48,7 @@ func refusePooler(ctx context.Context, databaseURL string) error {
 	short, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	if after, err = backend(short, first); err != nil {
-		if short.Err() != nil { // the transaction took the pool's only backend
+		if short.Err() != nil && ctx.Err() == nil { // the transaction took the pool's only backend
 			return errPooler
 		}
 		return err

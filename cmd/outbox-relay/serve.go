@@ -20,7 +20,7 @@ func (p *program) serveCommand() *cobra.Command {
 		}
 		s, err := newServer(cmd.Context(), &c, c.logger(p.stderr))
 		if err != nil {
-			return err
+			return quiet(cmd.Context(), err)
 		}
 		defer s.close()
 		return s.run(cmd.Context())

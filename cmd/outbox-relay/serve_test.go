@@ -305,3 +305,50 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("exit code %d:\n%s", code, b.stderr.String())
 	}
 }
+
+// A signal during the checks at the start, whatever they wait for, ended serve with 1, as if they had found something.
+func TestServeIsStoppedDuringItsChecks(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(a *ailing) (waits func() error){
+		"connecting": func(a *ailing) func() error {
+			a.postgres.Blackhole(testenv.ToClient)
+			return func() error {
+				if a.postgres.Connections() == 0 {
+					return errors.New("it doesn't connect")
+				}
+				return nil
+			}
+		},
+		"the schema": func(a *ailing) func() error {
+			a.exec("CREATE OR REPLACE FUNCTION relay.schema_version() RETURNS integer LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN 1; END'")
+			return a.running("state = 'active' AND query LIKE '%schema_version%'")
+		},
+		"a pooler": func(a *ailing) func() error {
+			a.vars["DATABASE_URL"] = pgbouncer(a.t, a.direct, "transaction", 1)
+			return a.running("state = 'idle in transaction'")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAiling(t)
+			waits := prepare(a)
+			b := start(t, a.vars, "serve")
+			testenv.Eventually(t, 10*time.Second, waits)
+			if code := b.stop(); code != 0 || b.stderr.String() != "" {
+				t.Errorf("exit code %d, wrote %q", code, b.stderr.String())
+			}
+		})
+	}
+}
+
+// running returns nil when another session of the database is in this state.
+func (a *ailing) running(state string) func() error {
+	return func() error {
+		var n int
+		err := a.pool.QueryRow(a.t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND "+state).Scan(&n)
+		if err == nil && n == 0 {
+			err = errors.New("no session is so yet")
+		}
+		return err
+	}
+}
