@@ -68,9 +68,7 @@ func (p *past) at(c int64) passage {
 	way := passage{member: p.member}
 	for i, change := range p.changes {
 		if change.After >= c {
-			if i == 0 {
-				way.member = !change.First
-			}
+			way.member = p.before(i)
 			break
 		}
 		// Behind the first entry of a batch, c lies behind or among its changes: this is what holds for the batch's events.
@@ -91,6 +89,43 @@ func (p *past) sees(e Entry) bool {
 	return way.sees(e)
 }
 
+// before reports whether the user was a member before the i-th change.
+func (p *past) before(i int) bool {
+	if i == 0 {
+		return !p.changes[0].First
+	}
+	return p.changes[i-1].Last
+}
+
+// next returns c, or, if the user isn't a member there, the place before the batch that gives the membership: nothing between is the user's.
+func (p *past) next(c int64) int64 {
+	if way := p.at(c); way.member {
+		return c
+	}
+	for _, change := range p.changes {
+		if change.After >= c && change.Last {
+			return change.After
+		}
+	}
+	return c
+}
+
+// previous returns the place at or below which the user's next event lies, going back from one that isn't the user's.
+func (p *past) previous(position int64) int64 {
+	i := len(p.changes)
+	for i > 0 && p.changes[i-1].After >= position {
+		i--
+	}
+	// The event lies in the batch of the last change before it, of which what was inserted earlier isn't the user's either, or that change
+	// took the membership away.
+	for i--; i >= 0; i-- {
+		if p.before(i) {
+			return p.changes[i].After
+		}
+	}
+	return 0
+}
+
 // flips returns the ends of the batches in (c, end] that took the membership away and gave it back, oldest first.
 func (p *past) flips(c int64) []int64 {
 	var ends []int64
@@ -104,21 +139,29 @@ func (p *past) flips(c int64) []int64 {
 
 // tally counts, backwards, the events that a cursor has missed.
 type tally struct {
-	past  *past
-	max   int
-	count int
-	first int64 // the oldest event counted
+	past   *past
+	max    int
+	before int64 // none of the user's events lies between here and what has been added
+	count  int
+	first  int64 // the oldest event counted
+	over   bool  // there are more than max: first is the oldest that may be sent
 }
 
-// add counts an entry and reports false when there are more than max: first is then the oldest that may be sent.
+// add counts an entry and reports false when there are more than max.
 func (t *tally) add(e Entry) bool {
-	if e.Control != nil || !t.past.sees(e) {
+	if e.Position >= t.before {
 		return true
 	}
-	if t.count == t.max {
-		return false
+	t.before = e.Position
+	switch {
+	case e.Control != nil:
+	case !t.past.sees(e):
+		t.before = t.past.previous(e.Position) + 1
+	case t.count == t.max:
+		t.over = true
+	default:
+		t.count++
+		t.first = e.Position
 	}
-	t.count++
-	t.first = e.Position
-	return true
+	return !t.over
 }

@@ -2,6 +2,7 @@ package ws
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -59,7 +60,8 @@ func drawHistory(t *rapid.T) history {
 	return h
 }
 
-// Whatever the cursor, reading forward from the state that the database gives for it shows the events that reading everything shows.
+// Whatever the cursor, reading forward from the state that the database gives for it shows the events that reading everything shows; so does
+// passing over what lies without the membership.
 func TestPassageFromAnyCursor(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -73,17 +75,27 @@ func TestPassageFromAnyCursor(t *testing.T) {
 		for len(changes) > 0 && changes[0].Through <= cursor { // the database is asked for what lies behind the cursor
 			changes = changes[1:]
 		}
-		known := past{member: h.end, changes: changes}
+		known, from := past{member: h.end, changes: changes}, cursor
+		jumping := rapid.Bool().Draw(t, "jumping")
 		way := known.at(cursor)
 		for _, e := range h.entries {
+			if jumping && !way.member {
+				cursor = known.next(cursor)
+			}
+			if e.Position <= cursor {
+				if e.Position > from && h.visible[e.Position] {
+					t.Fatalf("from %d: event %d is passed over", from, e.Position)
+				}
+				continue
+			}
+			cursor = e.Position
 			switch {
-			case e.Position <= cursor:
 			case e.Control != nil:
 				way.change(e.Position, e.Control)
 			case way.sees(e) != h.visible[e.Position]:
-				t.Fatalf("from %d: event %d is shown: %v, want %v", cursor, e.Position, way.sees(e), h.visible[e.Position])
+				t.Fatalf("from %d: event %d is shown: %v, want %v", from, e.Position, way.sees(e), h.visible[e.Position])
 			case known.sees(e) != h.visible[e.Position]:
-				t.Fatalf("from %d: event %d is counted: %v, want %v", cursor, e.Position, known.sees(e), h.visible[e.Position])
+				t.Fatalf("from %d: event %d is counted: %v, want %v", from, e.Position, known.sees(e), h.visible[e.Position])
 			}
 		}
 	})
@@ -94,7 +106,7 @@ func TestTally(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		h := drawHistory(t)
-		count := tally{past: &past{member: h.end, changes: h.changes}, max: rapid.IntRange(1, 6).Draw(t, "max")}
+		count := tally{past: &past{member: h.end, changes: h.changes}, max: rapid.IntRange(1, 6).Draw(t, "max"), before: math.MaxInt64}
 		var mine []int64
 		for _, e := range h.entries {
 			if h.visible[e.Position] {

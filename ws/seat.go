@@ -14,7 +14,8 @@ type seat struct {
 	way       passage
 	announced bool   // the client takes itself for a member: ready or joined named the program, and no left has
 	located   bool   // cursor and way are set
-	past      past   // until located
+	past      past   // until end
+	count     *tally // of what the client has missed, until located
 	demand    uint64 // the room's read that must have ended before that
 	target    int64  // the room's newest position when the socket joined
 	reached   bool
@@ -39,9 +40,11 @@ func (s *socket) advance(ctx context.Context) (more bool, err error) {
 	for i := 0; i < len(s.seats); {
 		st := s.seats[i]
 		if !st.located {
-			if err := s.locate(ctx, st); err != nil {
+			again, err := s.locate(ctx, st)
+			if err != nil {
 				return false, err
 			}
+			more = more || again
 		}
 		again, err := s.read1(ctx, st)
 		if err != nil {
@@ -64,6 +67,9 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 	if !st.located || st.barrier != 0 {
 		return false, nil
 	}
+	if !st.way.member {
+		st.cursor = st.past.next(st.cursor)
+	}
 	v := st.room.after(st.cursor, batchCount, batchBytes)
 	if !v.covered {
 		return s.readOlder(ctx, st)
@@ -84,7 +90,7 @@ func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
 		return true, nil
 	}
 	st.cursor = max(st.cursor, v.newest)
-	st.end, st.reached, st.vouched = true, true, v.vouched
+	st.end, st.reached, st.vouched, st.past = true, true, v.vouched, past{}
 	return false, s.tellGap(st, max(st.cursor, st.way.lost)+1)
 }
 
