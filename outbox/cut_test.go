@@ -87,7 +87,7 @@ func checkPlaces(t *testing.T, pool *pgxpool.Pool, r *reader, base outbox.Tick, 
 		t.Errorf("heads %v, want %v", heads, want)
 	}
 	for program, rows := range history {
-		got, _, err := outbox.ReadHistory(t.Context(), pool, program, base.Position, 100)
+		got, _, err := outbox.ReadHistory(t.Context(), pool, program, base.Position, 100, maxHeld)
 		if err != nil || !reflect.DeepEqual(got, rows) {
 			t.Errorf("history of %s (%v): %v, want %v", program, err, got, rows)
 		}

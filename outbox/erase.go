@@ -51,7 +51,7 @@ func ReadEvent(ctx context.Context, db interface {
 		return Row{}, fmt.Errorf("event %d: %w", id, ErrNotRelayed)
 	}
 	for cursor := *base; cursor < *tick; {
-		rows, through, err := ReadHistory(ctx, db, program, cursor, 1000)
+		rows, through, err := ReadHistory(ctx, db, program, cursor, 1000, batchBytes)
 		if err != nil {
 			return Row{}, err
 		}

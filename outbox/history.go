@@ -20,10 +20,10 @@ type Beginner interface {
 }
 
 // ReadHistory returns at most limit rows of a program with position > after, in the order of the log, and the position through which they
-// are complete: nothing else of the program lies in (after, through]. They are fewer if there aren't as many, or if they have more than
-// 8 MiB of data; at least one if there is one. ErrExpired if after lies below what is held. The cost grows with the rows returned and with the
+// are complete: nothing else of the program lies in (after, through]. They are fewer if there aren't as many, or if they would have more than
+// about maxBytes of data; at least one if there is one. ErrExpired if after lies below what is held. The cost grows with the rows returned and with the
 // batches that they lie in, not with those in the table.
-func ReadHistory(ctx context.Context, db Beginner, program string, after int64, limit int) (rows []Row, through int64, err error) {
+func ReadHistory(ctx context.Context, db Beginner, program string, after int64, limit, maxBytes int) (rows []Row, through int64, err error) {
 	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
 		base, err := readBase(ctx, tx, after)
 		if err != nil {
@@ -33,10 +33,10 @@ func ReadHistory(ctx context.Context, db Beginner, program string, after int64, 
 		if err != nil {
 			return err
 		}
-		p := page{tx: tx, program: program, after: after, before: math.MaxInt64, direction: 1, limit: limit}
+		p := page{tx: tx, program: program, after: after, before: math.MaxInt64, direction: 1, limit: limit, maxBytes: int64(maxBytes)}
 		cursor, lower := after, base.Snapshot
 		through = newest.Position
-		for len(p.rows) < limit && cursor < newest.Position {
+		for len(p.rows) < limit && p.bytes < p.maxBytes && cursor < newest.Position {
 			upper, end, err := boundAbove(ctx, tx, program, lower, newest, limit-len(p.rows))
 			if err != nil {
 				return err
@@ -58,9 +58,9 @@ func ReadHistory(ctx context.Context, db Beginner, program string, after int64, 
 }
 
 // ReadHistoryBefore returns at most limit rows of a program with after < position < before, the newest of them, in descending order. They
-// are fewer if there aren't as many, or if they have more than 8 MiB of data; at least one if there is one. ErrExpired if after lies below
-// what is held.
-func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before, after int64, limit int) (rows []Row, err error) {
+// are fewer if there aren't as many, or if they would have more than about maxBytes of data; at least one if there is one. ErrExpired if after lies
+// below what is held.
+func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before, after int64, limit, maxBytes int) (rows []Row, err error) {
 	err = inSnapshot(ctx, db, func(tx pgx.Tx) error {
 		base, err := readBase(ctx, tx, after)
 		if err != nil {
@@ -73,8 +73,8 @@ func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before,
 		if err != nil {
 			return fmt.Errorf("find the tick of position %d: %w", before-1, err)
 		}
-		p := page{tx: tx, program: program, after: after, before: before, direction: -1, limit: limit}
-		for top := upper.Snapshot; len(p.rows) < limit; {
+		p := page{tx: tx, program: program, after: after, before: before, direction: -1, limit: limit, maxBytes: int64(maxBytes)}
+		for top := upper.Snapshot; len(p.rows) < limit && p.bytes < p.maxBytes; {
 			bottom, done, err := boundBelow(ctx, tx, program, base.Snapshot, top, limit-len(p.rows))
 			if err != nil {
 				return err
@@ -148,6 +148,7 @@ type page struct {
 	after, before int64 // both exclusive
 	direction     int64 // 1: ascending, -1: descending
 	limit         int
+	maxBytes      int64
 
 	rows  []Row
 	bytes int64 // of their data
@@ -157,7 +158,7 @@ type page struct {
 func (p *page) read(ctx context.Context, lower, upper string) (all bool, err error) {
 	found, err := queries.ProgramRows(ctx, p.tx, outboxdb.ProgramRowsParams{
 		Program: p.program, Lower: lower, Upper: upper, After: p.after, Before: p.before, Direction: p.direction,
-		MaxRows: int32(p.limit - len(p.rows)), MaxBytes: batchBytes - p.bytes,
+		MaxRows: int32(p.limit - len(p.rows)), MaxBytes: p.maxBytes - p.bytes,
 	})
 	if err != nil {
 		return false, fmt.Errorf("read history of program %q: %w", p.program, err)

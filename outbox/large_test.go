@@ -66,7 +66,7 @@ func TestHistoryOfALargeBatchIsReadInPages(t *testing.T) {
 	cursor := int64(0)
 	var got []outbox.Row
 	for {
-		rows, through, err := outbox.ReadHistory(t.Context(), pool, "p1", cursor, limit)
+		rows, through, err := outbox.ReadHistory(t.Context(), pool, "p1", cursor, limit, maxHeld)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestHistoryOfALargeBatchIsReadInPages(t *testing.T) {
 	}
 	got = nil
 	for before := r.last.Position + 1; ; before = got[len(got)-1].Position {
-		rows, err := outbox.ReadHistoryBefore(t.Context(), pool, "p1", before, 0, limit)
+		rows, err := outbox.ReadHistoryBefore(t.Context(), pool, "p1", before, 0, limit, maxHeld)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -280,7 +280,7 @@ func positions(rows []outbox.Row) string {
 func checkHistory(t *testing.T, pool *pgxpool.Pool, program string, after int64, want []outbox.Row) {
 	t.Helper()
 	const limit = 10
-	rows, through, err := outbox.ReadHistory(t.Context(), pool, program, after, limit)
+	rows, through, err := outbox.ReadHistory(t.Context(), pool, program, after, limit, maxHeld)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func checkHistoryBefore(t *testing.T, pool *pgxpool.Pool, program string, after 
 	}
 	const limit = 5
 	before := want[len(want)-1].Position
-	rows, err := outbox.ReadHistoryBefore(t.Context(), pool, program, before, after, limit)
+	rows, err := outbox.ReadHistoryBefore(t.Context(), pool, program, before, after, limit, maxHeld)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestRetentionDeletesWholeBatchesAndShiftsNoPosition(t *testing.T) {
 	if oldest != log[len(log)/2].TickThrough || deleted == 0 {
 		t.Fatalf("oldest position %d after %d rows were deleted, want %d", oldest, deleted, log[len(log)/2].TickThrough)
 	}
-	if _, _, err := outbox.ReadHistory(t.Context(), pool, "p1", oldest-1, 10); err != outbox.ErrExpired { //nolint:errorlint // the contract
+	if _, _, err := outbox.ReadHistory(t.Context(), pool, "p1", oldest-1, 10, maxHeld); err != outbox.ErrExpired { //nolint:errorlint // the contract
 		t.Errorf("a cursor below the oldest tick: error %v, want ErrExpired", err)
 	}
 	var kept []outbox.Row

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -45,11 +46,18 @@ type Control struct {
 	Through int64 // position of the last row of the change's batch
 }
 
-// Page is the answer to one read. See ws.Page for what Through, Newest and Head promise.
+// Page is the answer to one read. See ws.Page for what Through, More, Newest and Head promise.
 type Page struct {
 	Entries               []Entry
 	Through, Newest, Head int64
+	More                  bool
 }
+
+// pageBytes bounds the frames of a page; its first entry may have more.
+const pageBytes = 1 << 20
+
+// firstRead is how many entries Redis is asked for at first: it can be asked for a number, not for bytes.
+const firstRead = 16
 
 // History reads the programs' logs: Redis as far as it can vouch for, Postgres below that. Safe for concurrent use.
 type History struct {
@@ -91,13 +99,10 @@ func NewHistory(c HistoryConfig) *History {
 // Ready returns why reads may be late or fail, one reason a line; nothing if all is well. It says what Watch has found.
 func (h *History) Ready() []string { return h.health.problems() }
 
-// After returns at most limit entries of the program with position > after, ascending, and through which position they are complete.
-// outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
+// After returns at most limit entries of the program with position > after, ascending, and through which position they are complete. They end
+// at about a MiB; More says whether they were cut off. outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
 func (h *History) After(ctx context.Context, program string, after int64, limit int) (Page, error) {
-	by := &redis.ZRangeBy{Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit)}
-	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
-		return pipe.ZRangeByScoreWithScores(ctx, key, by)
-	})
+	page, vouched, err := h.recent(ctx, program, after, math.MaxInt64, limit, false)
 	// Nothing above the head has been published: the room of a quiet program, however long it has been quiet, needn't ask Postgres.
 	quiet := len(page.Entries) == 0 && page.Head != 0 && page.Head <= after
 	if err != nil || vouched || quiet {
@@ -110,26 +115,22 @@ func (h *History) After(ctx context.Context, program string, after int64, limit 
 	return h.deepAfter(ctx, program, after, limit)
 }
 
-// Before returns at most limit entries of the program with after < position < before, the newest of them, descending. Errors as After.
+// Before returns at most limit entries of the program with after < position < before, the newest of them, descending. They end at about a
+// MiB; More says whether there may be others. Errors as After.
 func (h *History) Before(ctx context.Context, program string, before, after int64, limit int) (Page, error) {
-	by := &redis.ZRangeBy{
-		Min: "(" + strconv.FormatInt(after, 10), Max: "(" + strconv.FormatInt(before, 10), Count: int64(limit),
-	}
-	page, vouched, err := h.recent(ctx, program, after, func(pipe redis.Pipeliner, key string) *redis.ZSliceCmd {
-		return pipe.ZRevRangeByScoreWithScores(ctx, key, by)
-	})
-	if err != nil || vouched || len(page.Entries) == limit { // a log is the newest part of its program's entries, without holes
+	page, vouched, err := h.recent(ctx, program, after, before, limit, true)
+	if err != nil || vouched || page.More { // a log is the newest part of its program's entries, without holes
 		return page, err
 	}
 	if err := h.acquire(ctx); err != nil {
 		return Page{}, err
 	}
 	defer h.release()
-	rows, err := outbox.ReadHistoryBefore(ctx, h.config.Pool, program, before, after, limit)
+	rows, err := outbox.ReadHistoryBefore(ctx, h.config.Pool, program, before, after, limit, pageBytes)
 	if err != nil {
 		return Page{}, err
 	}
-	return Page{Entries: entries(rows)}, nil
+	return Page{Entries: entries(rows), More: cut(rows, limit)}, nil
 }
 
 func (h *History) deepAfter(ctx context.Context, program string, after int64, limit int) (Page, error) {
@@ -137,19 +138,20 @@ func (h *History) deepAfter(ctx context.Context, program string, after int64, li
 		return Page{}, err
 	}
 	defer h.release()
-	page := Page{Through: after}
-	for len(page.Entries) < limit { // large rows come in several answers
-		rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, page.Through, limit-len(page.Entries))
-		if err != nil {
-			return Page{}, err
-		}
-		page.Entries = append(page.Entries, entries(rows)...)
-		page.Through = through
-		if len(rows) == 0 || through > rows[len(rows)-1].Position {
-			break
-		}
+	rows, through, err := outbox.ReadHistory(ctx, h.config.Pool, program, after, limit, pageBytes)
+	if err != nil {
+		return Page{}, err
 	}
-	return page, nil
+	return Page{Entries: entries(rows), Through: through, More: cut(rows, limit)}, nil
+}
+
+// cut reports whether an answer of Postgres may have been cut off: there are as many rows as were asked for, or another one might not have fitted.
+func cut(rows []outbox.Row, limit int) bool {
+	bytes := outbox.MaxDataBytes
+	for i := range rows {
+		bytes += len(rows[i].Data)
+	}
+	return len(rows) == limit || bytes > pageBytes
 }
 
 func (h *History) acquire(ctx context.Context) error {
@@ -163,9 +165,45 @@ func (h *History) acquire(ctx context.Context) error {
 
 func (h *History) release() { <-h.deep }
 
-// recent reads the program's log and the head in one MULTI. vouched: nothing of the program lies above after that the log, if it hasn't
+// recent reads entries of the program's log with after < position < before, the newest or the oldest of them first, in steps that grow while the
+// entries turn out to be small. vouched is as the last step has it; if it is false, the oldest aren't what was asked for.
+func (h *History) recent(ctx context.Context, program string, after, before int64, limit int, newest bool) (page Page, vouched bool, err error) {
+	low, high, bytes := after, before, 0
+	for count := min(limit, firstRead); ; {
+		by := &redis.ZRangeBy{Min: "(" + strconv.FormatInt(low, 10), Max: "(" + strconv.FormatInt(high, 10), Count: int64(count)}
+		var step Page
+		if step, vouched, err = h.step(ctx, program, after, by, newest); err != nil {
+			return Page{}, false, err
+		}
+		if step.Newest < page.Newest { // it has lost its end since the last step: below what it holds now there may be a hole
+			page.More = true
+			return page, vouched, nil
+		}
+		page.Newest, page.Head = step.Newest, step.Head
+		for _, e := range step.Entries {
+			if bytes += len(e.Frame); bytes > pageBytes && len(page.Entries) > 0 {
+				page.More = true
+				return page, vouched, nil
+			}
+			page.Entries = append(page.Entries, e)
+		}
+		n := len(page.Entries)
+		page.More = n == limit
+		if page.More || len(step.Entries) < count || !vouched && !newest {
+			return page, vouched, nil
+		}
+		if newest {
+			high = page.Entries[n-1].Position
+		} else {
+			low = page.Entries[n-1].Position
+		}
+		count = min(limit-n, 4*n, 1+n*(pageBytes-bytes)/(bytes+1))
+	}
+}
+
+// step reads the program's log and the head in one MULTI. vouched: nothing of the program lies above after that the log, if it hasn't
 // lost its end, doesn't hold: neither trimmed by age (measured from the newest entry, and the key as a whole by the clock) nor by count.
-func (h *History) recent(ctx context.Context, program string, after int64, read func(redis.Pipeliner, string) *redis.ZSliceCmd) (page Page, vouched bool, err error) {
+func (h *History) step(ctx context.Context, program string, after int64, by *redis.ZRangeBy, newest bool) (page Page, vouched bool, err error) {
 	key := keyPrefix + program
 	now, err := h.clock.position(ctx, h.config.Pool)
 	if err != nil {
@@ -179,7 +217,11 @@ func (h *History) recent(ctx context.Context, program string, after int64, read 
 		head              *redis.StringCmd
 	)
 	_, err = h.config.Redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-		found = read(pipe, key)
+		if newest {
+			found = pipe.ZRevRangeByScoreWithScores(ctx, key, by)
+		} else {
+			found = pipe.ZRangeByScoreWithScores(ctx, key, by)
+		}
 		first, top = pipe.ZRangeWithScores(ctx, key, 0, 0), pipe.ZRevRangeWithScores(ctx, key, 0, 0)
 		count = pipe.ZCard(ctx, key)
 		if _, cluster := h.config.Redis.(*redis.ClusterClient); !cluster { // the head lies in another slot there

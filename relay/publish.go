@@ -14,7 +14,8 @@ import (
 const (
 	redisTimeout = 3 * time.Second // one attempt at one pipeline
 	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
-	refillRows   = 10_000          // read at a time, of at most 8 MiB
+	refillRows   = 10_000          // read at a time …
+	refillBytes  = 8 << 20         // … and their data
 	replayRows   = 4000            // of a large batch, sent at a time, of at most 2 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
@@ -361,7 +362,7 @@ func (s *session) oldest(ctx context.Context) (int64, error) {
 func (s *session) readHistory(ctx context.Context, program string, after int64) (rows []outbox.Row, through int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	return outbox.ReadHistory(ctx, s.conn, program, after, refillRows)
+	return outbox.ReadHistory(ctx, s.conn, program, after, refillRows, refillBytes)
 }
 
 // rebase starts a new history: the database is not the one, or not on the timeline, that the last tick was committed on.

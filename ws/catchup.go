@@ -106,7 +106,7 @@ func (s *socket) countBack(ctx context.Context, st *seat, from int64) (more bool
 	if !look() {
 		return false, nil
 	}
-	room, before, limit := st.room, t.before, t.max+batchCount
+	room, before, limit := st.room, t.before, min(t.max+batchCount, bufferCount)
 	page, err := await(ctx, s, func(ctx context.Context) (*Page, error) {
 		return room.deepBefore(ctx, s.done, before, from, limit)
 	})

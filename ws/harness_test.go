@@ -48,7 +48,7 @@ func (l logs) Watch(ctx context.Context, wake func(string, ws.News)) error {
 }
 
 func page(p relay.Page) ws.Page {
-	return ws.Page{Entries: entries(p.Entries), Through: p.Through, Newest: p.Newest, Head: p.Head}
+	return ws.Page{Entries: entries(p.Entries), Through: p.Through, More: p.More, Newest: p.Newest, Head: p.Head}
 }
 
 func entries(list []relay.Entry) (entries []ws.Entry) {

@@ -15,7 +15,8 @@ var ErrExpired = errors.New("position is below the retention of the outbox")
 // A wake-up may be lost or repeated, and a read may be told too little (Redis lost the end of a log and the relay hasn't repaired
 // it yet). It is never told entries that lie behind a hole: who keeps its cursor and reads again gets everything.
 type Log interface {
-	// After returns at most limit entries of the program with position > after, ascending.
+	// After returns at most limit entries of the program with position > after, ascending. Both may return fewer, because of their bytes, but
+	// not none if there are any.
 	After(ctx context.Context, program string, after int64, limit int) (Page, error)
 	// Before returns at most limit entries of the program with after < position < before, descending.
 	Before(ctx context.Context, program string, before, after int64, limit int) (Page, error)
@@ -53,6 +54,8 @@ type Page struct {
 	// read's `after` and Through. At least the last entry's position; more only where the source vouches for it (Postgres).
 	// A cursor may be set to it.
 	Through int64
+	// More says that the answer was cut off, by its limit or its bytes; of After, false: it has all that there was when the page was read.
+	More bool
 	// Newest is the position of the newest entry that the log held when the page was read; 0 if it is empty or wasn't asked (an
 	// answer from Postgres). Less than what a room has seen: the log has lost its end, and Head means nothing.
 	Newest int64

@@ -44,7 +44,7 @@ func (r *room) deep(ctx context.Context, gone <-chan struct{}, cursor int64, lim
 		return page, err
 	}
 	if len(page.Entries) > 0 || page.Through <= cursor {
-		r.lower(cursor, page, len(page.Entries) < limit, forgot)
+		r.lower(cursor, page, !page.More, forgot)
 	}
 	if len(page.Entries) > 0 || page.Through > cursor { // else the same question will be asked again, and must be answered anew
 		r.shared = shared{q, page}
@@ -76,7 +76,7 @@ func (r *room) deepBefore(ctx context.Context, gone <-chan struct{}, before, aft
 	if err != nil {
 		return nil, err
 	}
-	if n := len(page.Entries); n >= batchCount {
+	if n := len(page.Entries); n >= batchCount || n > 0 && page.More {
 		newest := slices.Clone(page.Entries)
 		slices.Reverse(newest)
 		if r.lower(newest[0].Position-1, Page{Entries: newest, Through: newest[n-1].Position}, true, forgot) && r.covers(before-2) {
@@ -84,7 +84,7 @@ func (r *room) deepBefore(ctx context.Context, gone <-chan struct{}, before, aft
 			return nil, nil
 		}
 	} else if few, err := r.hub.after(ctx, r.program, after, batchCount); err == nil {
-		r.lower(after, few, len(few.Entries) < batchCount, forgot)
+		r.lower(after, few, !few.More, forgot)
 	}
 	page.Entries = slices.DeleteFunc(page.Entries, func(e Entry) bool { return e.Position >= before })
 	r.shared = shared{q, page}

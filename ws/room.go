@@ -153,11 +153,11 @@ func (r *room) catchUp(ctx context.Context) error {
 	demand := r.asked
 	r.stale = false
 	r.mu.Unlock()
-	for limit := roomPage; ; {
+	for {
 		r.mu.Lock()
 		start, last, forgot := r.newest, r.last, r.forgot
 		r.mu.Unlock()
-		page, err := r.hub.after(ctx, r.program, start, limit)
+		page, err := r.hub.after(ctx, r.program, start, roomPage)
 		if errors.Is(err, ErrExpired) {
 			if err = r.restart(ctx); err == nil {
 				continue
@@ -169,7 +169,7 @@ func (r *room) catchUp(ctx context.Context) error {
 			r.mu.Unlock()
 			return err
 		}
-		end := len(page.Entries) < limit
+		end := !page.More
 		if !r.take(start, last, forgot, page, end, demand) {
 			continue
 		}

@@ -34,7 +34,7 @@ func (h history) Watch(ctx context.Context, wake func(string, ws.News)) error {
 }
 
 func toPage(p relay.Page) ws.Page {
-	return ws.Page{Entries: toEntries(p.Entries), Through: p.Through, Newest: p.Newest, Head: p.Head}
+	return ws.Page{Entries: toEntries(p.Entries), Through: p.Through, More: p.More, Newest: p.Newest, Head: p.Head}
 }
 
 func toEntries(list []relay.Entry) []ws.Entry {
