@@ -1,9 +1,9 @@
-// Prints how large each entry is, bundled, minified and compressed with brotli, and fails when the core is larger than 3 KB.
+// Prints how large each entry is, bundled, minified and compressed with brotli, and fails when the core is larger than 3.2 KB.
 import { fileURLToPath } from "node:url";
 import { brotliCompressSync } from "node:zlib";
 import { build } from "esbuild";
 
-const most = 3000; // bytes, of "."
+const most = 3200; // bytes, of "."
 
 const sizeOf = async (entry) => {
   const { outputFiles } = await build({
