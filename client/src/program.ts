@@ -117,26 +117,22 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     on: (name: string, handler: (event: any) => unknown) => events.add((e) => (name === "*" || name === e.event) && handler(e)),
     onGap: (handler) => gaps.add((gap) => handler(gap)),
     onStatus: (handler) => statuses.add(() => handler(status), 1),
-    waitFor: (eventId, { timeout = 10_000 } = {}) =>
-      new Promise((resolve, reject) => {
-        const wanted = `${eventId}`;
-        const before = loads;
-        const offs: Unsubscribe[] = [];
-        const settle = (error?: Error) => {
-          timer();
-          offs.forEach((off) => off());
-          if (error) reject(error);
-          else resolve();
-        };
-        const timer = alarm(env, () => settle(new Error(`event ${wanted} hasn't come in ${timeout} ms`)));
-        if (!held && saw(wanted)) return settle();
+    waitFor: (eventId, { timeout = 10_000 } = {}) => {
+      const wanted = `${eventId}`;
+      const before = loads;
+      const offs: (() => void)[] = [];
+      return new Promise<void>((resolve, reject) => {
+        if (!held && saw(wanted)) return resolve();
+        const timer = alarm(env, () => reject(new Error(`event ${wanted} hasn't come in ${timeout} ms`)));
         timer(timeout);
         offs.push(
-          events.add((e) => e.id === wanted && settle()),
-          loaded.add((load) => (load > before || saw(wanted)) && settle()),
-          onClose(settle),
+          timer,
+          events.add((e) => e.id === wanted && resolve()),
+          loaded.add((load) => (load > before || saw(wanted)) && resolve()),
+          onClose(reject), // at once on a closed relay: what is taken off is complete only after it
         );
-      }),
+      }).finally(() => offs.forEach((off) => off()));
+    },
     [Symbol.asyncIterator]: () =>
       stream<any>((take, end) => {
         const offs = [events.add((e) => take(e)), onClose(end)];

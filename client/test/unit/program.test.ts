@@ -1,5 +1,7 @@
 import { expect, test, vi } from "vitest";
 import type { Gap } from "../../src/index.js";
+import { environment } from "../../src/options.js";
+import { program } from "../../src/program.js";
 import { event, live, pass, ready, settle, start, world } from "./world.js";
 
 test("events arrive in order, by name, and each handler is independent", async () => {
@@ -173,6 +175,23 @@ test("waitFor: rejects when the relay is closed, and when it was", async () => {
   await waiting;
   await expect(p.waitFor("9")).rejects.toThrow("relay closed: 4503");
   expect(vi.getTimerCount()).toBe(0);
+});
+
+// The listeners that were added after the one that rejects were never taken off.
+test("waitFor: leaves no listener on a relay that was closed", async () => {
+  const { call, ...env } = environment({ token: () => "t" });
+  const calls = vi.fn(call);
+  const p = program("p1", { ...env, call: calls as typeof call }, () => false);
+  p.relay({ state: "closed", code: 1000, reason: "closed" });
+  await expect(p.handle.waitFor("1")).rejects.toThrow("relay closed: 1000");
+  calls.mockClear();
+  p.relay({ state: "live", userId: "u1", role: "member" });
+  p.load(() => {});
+  p.member(true, true);
+  await Promise.resolve();
+  p.event(event(1) as never);
+  expect(p.handle.status.state).toBe("live");
+  expect(calls).not.toHaveBeenCalled();
 });
 
 test("resume: everything that was missed comes once, after a reconnect by its position", async () => {
