@@ -80,3 +80,54 @@ test("a loop that is left takes itself off", async () => {
     if (n === 1) break;
   expect(off).toHaveBeenCalledOnce();
 });
+
+// The generator subscribed at its first next(): what came before was missed.
+test("an iterator gets the events from its making on", async () => {
+  const w = world();
+  const s = await w.live();
+  const events = w.relay.program("p1")[Symbol.asyncIterator]();
+  s.message(event(1), event(2));
+  const ids = [await events.next(), await events.next()].map(({ value }) => value?.id);
+  expect(ids).toEqual(["1", "2"]);
+});
+
+// return() waited behind the pending next() for an event that might never come.
+test("return() ends all next() that are pending, and takes the iterator off at once", async () => {
+  const off = vi.fn();
+  const events = stream<number>(() => off);
+  const pending = [events.next(), events.next()];
+  const left = events.return();
+  expect(off).toHaveBeenCalledOnce();
+  expect(await Promise.all([...pending, left, events.next()])).toEqual(Array(4).fill({ done: true, value: undefined }));
+  expect(off).toHaveBeenCalledOnce();
+});
+
+test.each(["return", "throw"] as const)("%s() before the first next() takes the iterator off", async (how) => {
+  const off = vi.fn();
+  const events = stream<number>(() => off);
+  await events[how](undefined).catch(() => {});
+  expect(off).toHaveBeenCalledOnce();
+  expect((await events.next()).done).toBe(true);
+});
+
+test("an iterator that nobody reads keeps 1,000 events, then takes itself off", async () => {
+  const off = vi.fn();
+  let take: (n: number) => void = () => {};
+  const events = stream<number>((to) => {
+    take = to;
+    return off;
+  });
+  for (let n = 1; n <= 1002; n++) take(n);
+  expect(off).toHaveBeenCalledOnce();
+  for (let n = 1; n <= 1000; n++) expect((await events.next()).value).toBe(n);
+  await expect(events.next()).rejects.toThrow("more than 1000 events behind");
+});
+
+test("an iterator that has ended while it was made takes itself off", () => {
+  const off = vi.fn();
+  stream<number>((_, end) => {
+    end(new Error("closed"));
+    return off;
+  });
+  expect(off).toHaveBeenCalledOnce();
+});
