@@ -58,8 +58,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
         if (cursor.take(f)) p?.event(f);
         break;
       case "gap":
-        cursor.at.set(f.programId, `${BigInt(f.before) - 1n}`);
-        p?.gap(f);
+        if (cursor.gap(f)) p?.gap(f);
         break;
       case "joined":
         cursor.at.set(f.programId, f.position);
@@ -83,7 +82,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
 
   statuses.add(() => status.state === "closed" && wantsLogin(status.code) && options.onLogin?.(status));
   const line = connection(address, Socket, options, env, {
-    ask: () => ({ since: cursor.all(), programs: (asked = filter && [...filter]) }),
+    ask: () => ({ since: filter ? cursor.all() : cursor.since(), programs: (asked = filter && [...filter]) }),
     frame,
     flush: () => env.call(() => options.storage?.save(cursor.all()), 0),
     status: setStatus,

@@ -1,7 +1,8 @@
 // Where each program is to be resumed, and which events have been seen.
 
-import type { AnyEvent } from "./frames.js";
+import type { AnyEvent, Gap } from "./frames.js";
 
+const maxSince = 32 << 10; // bytes of JSON, all ASCII: the server takes frames of 64 KiB, and the token has to fit too
 const remembered = 1000; // events known by id and timestamp, of all programs together
 
 const later = (a: string, b: string) => BigInt(a) > BigInt(b);
@@ -10,10 +11,25 @@ const later = (a: string, b: string) => BigInt(a) > BigInt(b);
 export const positions = (saved: Record<string, string> = {}) => {
   const at = new Map(Object.entries(saved));
   const seen = new Set<string>(); // "id timestamp", oldest first
+  const own = (program: string) => at.get(program) ?? at.get("*") ?? "";
   return {
     at,
-    /** For `since`. */
+    /** For storage. */
     all: () => Object.fromEntries(at),
+    /**
+     * For `since`. Of more than fits only the newest are named, and `"*"` is the smallest of all: the others are sent again what `at` tells
+     * to be a repeat. The newest, because of those the server must know whether a failover has replaced them.
+     */
+    since() {
+      const named = [...at].sort(([, a], [, b]) => Number(BigInt(b) - BigInt(a)));
+      const smallest = named.at(-1)?.[1];
+      let since = Object.fromEntries(at);
+      while (named.length && JSON.stringify(since).length > maxSince) {
+        named.length >>= 1;
+        since = { ...Object.fromEntries(named), "*": smallest as string };
+      }
+      return since;
+    },
     knows: (program: string) => at.has(program) || at.has("*"),
     /**
      * Everything up to `position` has been received, of all programs or, with a filter, of those in it. Then it is noted for each: for
@@ -28,10 +44,17 @@ export const positions = (saved: Record<string, string> = {}) => {
         at.set("*", position);
       }
     },
+    /** Notes a gap; false for one in what has been received: `since` can have been smaller than the program's own position. */
+    gap({ programId, before, reason }: Gap & { readonly before: string }) {
+      const last = `${BigInt(before) - 1n}`;
+      const repeats = reason !== "reset" && reason !== "unknown_position"; // these two are about another history
+      if (repeats && later(own(programId), last)) return false;
+      at.set(programId, last);
+      return true;
+    },
     /** Notes an event; false for a repeat. By position, and by id and timestamp together: ids can come again after a failover. */
     take({ programId, position, id, timestamp }: AnyEvent) {
-      const own = at.get(programId);
-      if (own && !later(position, own)) return false;
+      if (!later(position, own(programId))) return false;
       at.set(programId, position);
       const key = `${id} ${timestamp}`;
       if (seen.has(key)) return false;

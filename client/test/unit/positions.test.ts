@@ -94,12 +94,105 @@ test("a program that can't be resumed is told of a gap", async () => {
   expect(gaps).toEqual(["p2 unknown_position"]);
 });
 
+/** many is n programs with names of 36 characters, and an event of each; the first is the oldest. */
+const many = (n: number) => {
+  const programs = Array.from({ length: n }, (_, i) => `${i}`.padStart(36, "p"));
+  return { programs, events: programs.map((programId, i) => event(i, { programId, position: `${1_764_000_000_000_000 + i}` })) };
+};
+
+// Redis Cluster: no checkpoints, so that there was a position for every program, and a frame that the server refuses for good.
+test("more positions than fit: the newest are named, the smallest stands for the others", () => {
+  const { programs, events } = many(3000);
+  const p = positions();
+  for (const e of events) p.take(e as never);
+  const since = p.since();
+  expect(new TextEncoder().encode(JSON.stringify(since)).length).toBeLessThanOrEqual(32 << 10);
+  expect(since["*"]).toBe(events[0]?.position);
+  const named = Object.keys(since).length - 1;
+  expect(named).toBeGreaterThan(200);
+  for (const e of events.slice(-named)) expect(since[e.programId]).toBe(e.position);
+  expect(Object.keys(p.all())).toEqual(programs);
+  expect(events.some((e) => p.take({ ...e, id: "0", timestamp: "" } as never))).toBe(false);
+});
+
+test("more positions than fit: a checkpoint isn't lost, nor what lies below it", () => {
+  const p = positions();
+  p.checkpoint("1764000000000000");
+  for (const e of many(3000).events.slice(1)) p.take(e as never);
+  p.at.set("joined", "1763999999999999");
+  expect(p.since()["*"]).toBe("1763999999999999");
+  expect(p.take(of(1, { programId: "quiet", position: "1764000000000000" }))).toBe(false);
+  expect(p.take(of(1, { programId: "quiet", position: "1764000000000001" }))).toBe(true);
+});
+
+test("positions that fit are sent as they are, however large", () => {
+  expect(positions().since()).toEqual({});
+  expect(positions({ a: "2", "*": "3" }).since()).toEqual({ a: "2", "*": "3" });
+  expect(positions({ a: "9".repeat(70_000) }).since()).toEqual({ "*": "9".repeat(70_000) });
+});
+
+test("more positions than fit: what is sent again reaches no handler, what is new does", async () => {
+  const { programs, events } = many(3000);
+  const [old = "", other = ""] = programs;
+  const w = world();
+  const seen: string[] = [];
+  const gaps: string[] = [];
+  for (const id of [old, other, "quiet"]) {
+    w.relay.program(id).on("*", (e) => seen.push(`${e.programId} ${e.id}`));
+    w.relay.program(id).onGap((g) => gaps.push(`${g.programId} ${g.reason}`));
+  }
+  const member = [...programs, "quiet"];
+  const first = await w.live(member);
+  const more = [5000, 5001].map((n) => event(n, { programId: other, position: `176400000000${n}` }));
+  first.message(...events.slice(0, 2), ...more, ...events.slice(2));
+  seen.length = 0;
+  first.end(1006);
+  await pass(500);
+  const s = w.socket();
+  s.open();
+  expect(JSON.stringify(s.sent[0]).length).toBeLessThan(64 << 10);
+  expect(s.sent[0]?.since).not.toHaveProperty(old);
+  const gap = (programId: string, before: string) => ({ type: "gap", programId, reason: "limit", after: s.sent[0]?.since["*"], before });
+  s.message(
+    ready(member),
+    gap(other, `${more[0]?.position}`), // an event that has been seen
+    ...more,
+    event(5002, { programId: other, position: "1764000000005002" }),
+    gap(old, "1764000000006000"), // beyond what has been seen
+    event(6000, { programId: old, position: "1764000000006000" }),
+  );
+  expect(seen).toEqual([`${other} 5002`, `${old} 6000`]);
+  expect(gaps).toEqual(["quiet unknown_position", `${old} limit`]);
+});
+
+test("a gap: one that lies in what has been received is none, unless it is about another history", () => {
+  const p = positions({ a: "100" });
+  const gap = (reason: string, before: string) => p.gap({ type: "gap", programId: "a", reason, before } as never);
+  for (const reason of ["limit", "expired", "membership"]) expect(gap(reason, "100")).toBe(false);
+  expect(p.all()).toEqual({ a: "100" });
+  expect(gap("membership", "101")).toBe(true);
+  expect(gap("reset", "90")).toBe(true);
+  expect(gap("unknown_position", "80")).toBe(true);
+  expect(p.all()).toEqual({ a: "79" });
+});
+
 test("filter: only these programs are asked for", async () => {
   const w = world({ programs: ["p1"] });
   w.relay.program("p2");
   await settle();
   w.socket().open();
   expect(w.socket().sent[0]).toMatchObject({ programs: ["p1", "p2"], since: {} });
+});
+
+test("filter: all positions are sent, for a program that is added later would not begin live", async () => {
+  const { programs, events } = many(800);
+  const w = world({ programs });
+  const s = await w.live(programs);
+  s.message(...events);
+  w.relay.program("new");
+  await settle();
+  w.socket().open();
+  expect(Object.keys(w.socket().sent[0]?.since)).toEqual(programs);
 });
 
 test("filter: programs that are added later make one reconnect, which loses nothing and starts them live", async () => {
