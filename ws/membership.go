@@ -98,8 +98,9 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 			return err
 		}
 	}
+	of := byProgram(changes)
 	for _, st := range s.seats {
-		st.past = s.pastOf(st.program, changes)
+		st.past = past{member: true, changes: of[st.program]}
 	}
 	return s.send(seal(marshal(readyFrame{"ready", s.user, s.member.Role, programs, identity.ExpiresAt})))
 }
@@ -132,15 +133,13 @@ func (h *Hub) changes(ctx context.Context, user string, after, through int64) (c
 	return changes, err
 }
 
-// pastOf returns what is known of one program.
-func (s *socket) pastOf(program string, changes []auth.Change) past {
-	p := past{member: true}
+// byProgram returns the changes of each program.
+func byProgram(changes []auth.Change) map[string][]auth.Change {
+	of := map[string][]auth.Change{}
 	for _, c := range changes {
-		if c.Program == program {
-			p.changes = append(p.changes, c)
-		}
+		of[c.Program] = append(of[c.Program], c)
 	}
-	return p
+	return of
 }
 
 // renew takes an auth frame on an open connection; the caller reads the memberships again.
@@ -234,7 +233,7 @@ func (s *socket) startOver(before int64, changes []auth.Change) error {
 		return nil
 	}
 	lost, began := resets[i].After, resets[len(resets)-1].Before-1
-	changes = slices.DeleteFunc(changes, func(c auth.Change) bool { return c.After < began })
+	of := byProgram(slices.DeleteFunc(changes, func(c auth.Change) bool { return c.After < began }))
 	for _, st := range s.seats {
 		switch {
 		case st.cursor <= lost:
@@ -247,9 +246,8 @@ func (s *socket) startOver(before int64, changes []auth.Change) error {
 			after = min(after, st.gap.after)
 		}
 		st.gap = &gap{after: after, reason: "reset"}
-		now := s.pastOf(st.program, changes)
-		now.member = slices.Contains(s.member.Programs, st.program)
-		st.way = now.at(max(st.cursor, began))
+		now := past{member: slices.Contains(s.member.Programs, st.program), changes: of[st.program]}
+		st.way, st.past = now.at(max(st.cursor, began)), past{}
 		s.poke(func() {})
 	}
 	return nil

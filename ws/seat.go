@@ -271,8 +271,8 @@ func (s *socket) expired(ctx context.Context, st *seat) (more bool, err error) {
 	if st.gap == nil {
 		st.gap = &gap{after: st.cursor, reason: "expired"}
 	}
-	before := s.pastOf(st.program, changes)
-	before.member = slices.Contains(s.member.Programs, st.program) // a revocation may have expired too
+	member := slices.Contains(s.member.Programs, st.program) // a revocation may have expired too
+	before := past{member: member, changes: byProgram(changes)[st.program]}
 	st.cursor, st.way = oldest, before.at(oldest)
 	return true, nil
 }
