@@ -108,14 +108,14 @@ func sweep(root string, log *slog.Logger) {
 	}
 }
 
-// freePort returns a TCP port on 127.0.0.1 on which nobody listens. It lies below the range from which systems take the ports of outgoing connections,
-// so that a server which is down for a moment finds its port free when it comes back.
+// freePort returns a TCP port on 127.0.0.1 on which nobody listens, nor on the one 10,000 above, which a node of a Redis Cluster needs too. Both lie
+// below the range from which systems take the ports of outgoing connections, so that a server which is down for a moment finds its port free when it
+// comes back, and no port is the other one of another.
 func freePort() (int, error) {
 	for range 50 {
-		port := 15000 + rand.IntN(17000)
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			return port, l.Close()
+		port := 15000 + rand.IntN(7000)
+		if listenable(port) && listenable(port+10_000) {
+			return port, nil
 		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -124,4 +124,9 @@ func freePort() (int, error) {
 	}
 	defer l.Close()
 	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func listenable(port int) bool {
+	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+	return err == nil && l.Close() == nil
 }
