@@ -114,3 +114,34 @@ func TestNoHeadIsAboveALogThatIsGone(t *testing.T) {
 		})
 	}
 }
+
+// The first log to be missed was refilled, and the head set as if no other could be gone.
+func TestNoHeadBeforeAllLogsAreThereAgain(t *testing.T) {
+	t.Parallel()
+	s, pool, _ := led(t)
+	client := s.log.redis
+	ctx := testenv.Context(t, 20*time.Second)
+	if err := s.openLog(ctx); err != nil {
+		t.Fatal(err)
+	}
+	event := func(program string) {
+		t.Helper()
+		if _, err := pool.Exec(ctx, "INSERT INTO relay.outbox (program_id, event, data) VALUES ($1, 'a:b', '{}')", program); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.step(ctx); n != 1 || err != nil {
+			t.Fatalf("%d events (%v)", n, err)
+		}
+	}
+	event("p1")
+	event("p2")
+	if err := client.FlushDB(ctx).Err(); err != nil { // which keeps the scripts: nothing fails
+		t.Fatal(err)
+	}
+	event("p1")
+	for program, want := range map[string]int64{"p1": 2, "p2": 1} {
+		if n := client.ZCard(ctx, keyPrefix+program).Val(); n != want {
+			t.Errorf("the head is %s, and the log of %s has %d entries of %d", client.Get(ctx, headKey).Val(), program, n, want)
+		}
+	}
+}

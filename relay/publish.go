@@ -285,7 +285,10 @@ func (s *session) drop(ctx context.Context, program string) error {
 func (s *session) hideHead(ctx context.Context) error {
 	for headPosition(s.log.head) != 0 {
 		err := s.withRedis(ctx, func(ctx context.Context) error {
-			_, err := s.log.publishHead(ctx, s.cluster, 0)
+			changed, err := s.log.publishHead(ctx, s.cluster, 0)
+			if changed {
+				s.suspect = true // other logs may be gone too
+			}
 			return err
 		})
 		if err != nil {
