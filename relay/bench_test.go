@@ -54,7 +54,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	client := redis.NewClient(options)
 	defer client.Close()
-	l := &Log{redis: client, window: 5 * time.Minute, most: 10_000, newest: map[string]int64{}}
+	l := &Log{redis: client, limits: limits{5 * time.Minute, 10_000}, newest: map[string]int64{}}
 	if err := l.load(b.Context()); err != nil {
 		b.Fatal(err)
 	}

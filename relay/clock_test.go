@@ -22,6 +22,9 @@ func TestAFrozenPostgresDelaysNoReadOfRedis(t *testing.T) {
 	if err := s.config.Redis.ZAdd(t.Context(), keyPrefix+"p1", redis.Z{Score: float64(s.now()), Member: "{}"}).Err(); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.config.Redis.Set(t.Context(), limitsKey, s.log.limits.String(), 0).Err(); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.Watch(ctx, func(string, News) {}) }()

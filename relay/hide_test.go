@@ -115,33 +115,74 @@ func TestNoHeadIsAboveALogThatIsGone(t *testing.T) {
 	}
 }
 
+// once does something after the first pipeline with a command of that name.
+type once struct {
+	command string
+	do      func()
+	done    bool
+}
+
+func (o *once) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (o *once) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (o *once) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if !o.done && cmds[0].Name() == o.command {
+			o.done = true
+			o.do()
+		}
+		return err
+	}
+}
+
 // The first log to be missed was refilled, and the head set as if no other could be gone.
 func TestNoHeadBeforeAllLogsAreThereAgain(t *testing.T) {
 	t.Parallel()
-	s, pool, _ := led(t)
-	client := s.log.redis
-	ctx := testenv.Context(t, 20*time.Second)
-	if err := s.openLog(ctx); err != nil {
-		t.Fatal(err)
-	}
-	event := func(program string) {
-		t.Helper()
-		if _, err := pool.Exec(ctx, "INSERT INTO relay.outbox (program_id, event, data) VALUES ($1, 'a:b', '{}')", program); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := s.step(ctx); n != 1 || err != nil {
-			t.Fatalf("%d events (%v)", n, err)
-		}
-	}
-	event("p1")
-	event("p2")
-	if err := client.FlushDB(ctx).Err(); err != nil { // which keeps the scripts: nothing fails
-		t.Fatal(err)
-	}
-	event("p1")
-	for program, want := range map[string]int64{"p1": 2, "p2": 1} {
-		if n := client.ZCard(ctx, keyPrefix+program).Val(); n != want {
-			t.Errorf("the head is %s, and the log of %s has %d entries of %d", client.Get(ctx, headKey).Val(), program, n, want)
-		}
+	for name, lose := range map[string]func(t *testing.T, s *session, flush func()){
+		"between appends": func(_ *testing.T, _ *session, flush func()) { flush() },
+		"while they are compared": func(t *testing.T, s *session, flush func()) {
+			if err := s.log.redis.Del(t.Context(), keyPrefix+"p1").Err(); err != nil {
+				t.Fatal(err)
+			}
+			s.suspect = true
+			s.log.redis.AddHook(&once{command: "zcount", do: flush})
+			if err := s.publishHead(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, pool, _ := led(t)
+			ctx := testenv.Context(t, 20*time.Second)
+			if err := s.openLog(ctx); err != nil {
+				t.Fatal(err)
+			}
+			event := func(program string) {
+				t.Helper()
+				if _, err := pool.Exec(ctx, "INSERT INTO relay.outbox (program_id, event, data) VALUES ($1, 'a:b', '{}')", program); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := s.step(ctx); n != 1 || err != nil {
+					t.Fatalf("%d events (%v)", n, err)
+				}
+			}
+			event("p1")
+			event("p2")
+			other := redis.NewClient(s.log.redis.(*redis.Client).Options())
+			defer other.Close()
+			lose(t, s, func() { // which keeps the scripts: nothing fails
+				if err := other.FlushDB(ctx).Err(); err != nil {
+					t.Error(err)
+				}
+			})
+			event("p1")
+			for program, want := range map[string]int64{"p1": 2, "p2": 1} {
+				if n := other.ZCard(ctx, keyPrefix+program).Val(); n != want {
+					t.Errorf("the head is %s, and the log of %s has %d entries of %d", other.Get(ctx, headKey).Val(), program, n, want)
+				}
+			}
+		})
 	}
 }

@@ -23,8 +23,8 @@ import (
 type HistoryConfig struct {
 	Redis     redis.UniversalClient // from OpenRedis; required
 	Pool      *pgxpool.Pool         // may be a replica's; required
-	RecentTTL time.Duration         // as the relay's
-	LogLimit  int                   // as the relay's
+	RecentTTL time.Duration         // as the relay's; where they differ, the smaller one counts
+	LogLimit  int                   // likewise
 	DeepReads int                   // most reads of Postgres at a time; default 4
 	Logger    *slog.Logger          // default: discards
 
@@ -67,7 +67,9 @@ type History struct {
 
 	clock  clock
 	topics topics
-	evicts atomic.Bool // Redis may have dropped a log: a missing one says nothing
+	limits limits                 // its own
+	held   atomic.Pointer[limits] // of a Cluster's logs, as last read
+	evicts atomic.Bool            // Redis may have dropped a log: a missing one says nothing
 }
 
 // NewHistory returns a History. It connects to nothing.
@@ -91,7 +93,7 @@ func NewHistory(c HistoryConfig) *History {
 		c.Registerer.MustRegister(degraded)
 	}
 	return &History{
-		config: c, deep: make(chan struct{}, c.DeepReads), clock: clock{every: clockEvery}, topics: topics{names: map[string]bool{}},
+		config: c, limits: limits{c.RecentTTL, c.LogLimit}, deep: make(chan struct{}, c.DeepReads), clock: clock{every: clockEvery}, topics: topics{names: map[string]bool{}},
 		health: newHealth(c.Logger, degraded, stateSubscription, stateEviction),
 	}
 }
@@ -214,8 +216,10 @@ func (h *History) step(ctx context.Context, program string, after int64, by *red
 	var (
 		found, first, top *redis.ZSliceCmd
 		count             *redis.IntCmd
-		head              *redis.StringCmd
+		head, trimmed     *redis.StringCmd
 	)
+	before := h.held.Load()
+	_, cluster := h.config.Redis.(*redis.ClusterClient)
 	_, err = h.config.Redis.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
 		if newest {
 			found = pipe.ZRevRangeByScoreWithScores(ctx, key, by)
@@ -224,28 +228,46 @@ func (h *History) step(ctx context.Context, program string, after int64, by *red
 		}
 		first, top = pipe.ZRangeWithScores(ctx, key, 0, 0), pipe.ZRevRangeWithScores(ctx, key, 0, 0)
 		count = pipe.ZCard(ctx, key)
-		if _, cluster := h.config.Redis.(*redis.ClusterClient); !cluster { // the head lies in another slot there
-			head = pipe.Get(ctx, headKey)
+		if !cluster { // they lie in other slots there
+			head, trimmed = pipe.Get(ctx, headKey), pipe.Get(ctx, limitsKey)
 		}
 		return nil
 	})
 	if err != nil && !errors.Is(err, redis.Nil) {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
 	}
-	if head != nil && !h.evicts.Load() {
-		page.Head = headPosition(head.Val())
+	var held limits
+	if cluster {
+		held = h.clusterLimits(ctx, before)
+	} else {
+		held = parseLimits(trimmed.Val())
+		if !h.evicts.Load() {
+			page.Head = headPosition(head.Val())
+		}
 	}
 	if page.Entries, err = parse(found.Val()); err != nil {
 		return Page{}, false, fmt.Errorf("read %s: %w", key, err)
 	}
-	window := h.config.RecentTTL.Microseconds()
-	vouched = after >= now-window
+	held = held.least(h.limits)
+	window := held.window.Microseconds()
+	vouched = held.most > 0 && after >= now-window
 	if z := top.Val(); len(z) > 0 {
 		page.Newest = int64(z[0].Score)
 		vouched = vouched && after >= page.Newest-window &&
-			(count.Val() < int64(h.config.LogLimit) || int64(first.Val()[0].Score) <= after)
+			(count.Val() < int64(held.most) || int64(first.Val()[0].Score) <= after)
 	}
 	return page, vouched, nil
+}
+
+// clusterLimits returns what a log of a Cluster that has just been read was trimmed by: no more than what was found before it was read, and after.
+// Zero while their master doesn't answer: that of the log did, and Postgres has the rest.
+func (h *History) clusterLimits(ctx context.Context, before *limits) limits {
+	after, err := readLimits(ctx, h.config.Redis)
+	if err != nil || before == nil {
+		before = &limits{}
+	}
+	h.held.Store(&after)
+	return after.least(*before)
 }
 
 var controlPrefix = []byte(`{"type":"control"`)

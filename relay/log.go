@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -19,6 +20,7 @@ const (
 	keyPrefix     = "socket:events:program:"
 	userPrefix    = "socket:events:user:"
 	headKey       = "socket:events:head"
+	limitsKey     = "socket:events:limits"
 	skewAllowance = 60 * time.Second // a key lives this much longer than its newest entry's window
 )
 
@@ -37,22 +39,46 @@ var (
 // session ends; the next one starts from what the database says.
 var errLate = errors.New("another relay writes to this Redis: two primaries, or two databases that share one Redis")
 
+// errLimits says that the limits of the logs aren't those that this session has set: what the logs hold isn't known.
+var errLimits = errors.New("something has changed or deleted " + limitsKey)
+
 // errNewer says that a relay on a newer timeline of the same cluster has taken over. This one's primary is the old one.
 var errNewer = errors.New("a relay on a newer timeline has taken over: this relay's Postgres is an old primary")
 
 // Log appends to the programs' logs. It belongs to the session that leads: predecessors are what this session has seen.
 type Log struct {
-	redis  redis.UniversalClient
-	window time.Duration // age up to which entries are kept, measured from the newest
-	most   int           // entries per program
-	log    *slog.Logger
-	now    func() int64 // the database's clock, as a position
+	limits
+	redis redis.UniversalClient
+	log   *slog.Logger
+	now   func() int64 // the database's clock, as a position
 
 	newest map[string]int64 // the predecessor: each program's newest position within the window
 	head   string           // what the head key is believed to hold
 
 	sharded bool // pub/sub of the Cluster: a message goes to the subscribers of its slot's master only
 }
+
+// limits are what the logs are trimmed by. They stand in Redis beside the head, for what a log lacks was trimmed by those of then.
+type limits struct {
+	window time.Duration // age up to which entries are kept, measured from the newest
+	most   int           // entries per program
+}
+
+func (l limits) String() string { return fmt.Sprintf("%d:%d", l.window.Microseconds(), l.most) }
+
+// parseLimits returns zero, of which no log holds anything, for what can't be read.
+func parseLimits(text string) limits {
+	window, most, _ := strings.Cut(text, ":")
+	micros, err1 := strconv.ParseInt(window, 10, 64)
+	n, err2 := strconv.Atoi(most)
+	if err1 != nil || err2 != nil || micros <= 0 || n <= 0 {
+		return limits{}
+	}
+	return limits{time.Duration(micros) * time.Microsecond, n}
+}
+
+// least is what holds for both.
+func (l limits) least(o limits) limits { return limits{min(l.window, o.window), min(l.most, o.most)} }
 
 // part is what one program gets of a batch, ascending.
 type part struct {
@@ -182,6 +208,15 @@ func readHead(ctx context.Context, db redis.Cmdable) (text string, position int6
 	return text, headPosition(text), nil
 }
 
+// readLimits returns what the logs are trimmed by; zero if nothing says so.
+func readLimits(ctx context.Context, db redis.Cmdable) (limits, error) {
+	text, err := db.Get(ctx, limitsKey).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return limits{}, fmt.Errorf("read %s: %w", limitsKey, err)
+	}
+	return parseLimits(text), nil
+}
+
 // headCluster reads whose history a head belongs to; zero if it can't be read.
 func headCluster(text string) (c outbox.Cluster) {
 	system, rest, _ := strings.Cut(text, ":")
@@ -199,40 +234,71 @@ func headPosition(text string) int64 {
 	return position
 }
 
-// compare reads the newest score of every log in the window and returns the programs whose log has lost its end, and those whose log
-// holds something newer than this session has appended.
-func (l *Log) compare(ctx context.Context, now int64) (lost, foreign []string, err error) {
-	programs := make([]string, 0, len(l.newest))
+// checkLimits makes sure that the logs are trimmed by what they say they are. Where all is lost it says it again.
+func (l *Log) checkLimits(ctx context.Context) error {
 	pipe := l.redis.Pipeline()
-	cmds := make([]*redis.ZSliceCmd, 0, len(l.newest))
+	held, head := pipe.Get(ctx, limitsKey), pipe.Get(ctx, headKey)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for _, cmd := range []*redis.StringCmd{held, head} {
+		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return fmt.Errorf("read %s and %s: %w", limitsKey, headKey, err)
+		}
+	}
+	switch {
+	case held.Val() == l.limits.String():
+		return nil
+	case held.Val() == "" && head.Val() == "": // a successor's stay
+		if err := l.redis.SetArgs(ctx, limitsKey, l.limits.String(), redis.SetArgs{Mode: "NX"}).Err(); err != nil {
+			return fmt.Errorf("set %s: %w", limitsKey, err)
+		}
+		return nil
+	default:
+		return fmt.Errorf("%w (%q)", errLimits, held.Val())
+	}
+}
+
+// inWindow returns the programs whose log must be there, and forgets the others.
+func (l *Log) inWindow(now int64) []string {
+	programs := make([]string, 0, len(l.newest))
 	for program, position := range l.newest {
 		if position < now-l.window.Microseconds() {
-			delete(l.newest, program) // outside the window: its log may be gone
+			delete(l.newest, program)
 			continue
 		}
 		programs = append(programs, program)
-		cmds = append(cmds, pipe.ZRevRangeWithScores(ctx, keyPrefix+program, 0, 0))
 	}
-	if len(cmds) == 0 {
-		return nil, nil, nil
+	return programs
+}
+
+// compare asks for the newest entry of the programs' logs, and returns the programs whose log has lost its end, and those whose log holds something
+// newer than this session has appended. It doesn't fetch the entries, which may be large.
+func (l *Log) compare(ctx context.Context, programs []string) (lost, foreign []string, err error) {
+	pipe := l.redis.Pipeline()
+	type counts struct{ newest, newer *redis.IntCmd }
+	cmds := make([]counts, len(programs))
+	for i, program := range programs {
+		at := strconv.FormatInt(l.newest[program], 10)
+		cmds[i] = counts{pipe.ZCount(ctx, keyPrefix+program, at, at), pipe.ZCount(ctx, keyPrefix+program, "("+at, "+inf")}
 	}
 	_, _ = pipe.Exec(ctx) // each command has its own error
 	for i, cmd := range cmds {
-		top, err := cmd.Result()
+		newest, err := cmd.newest.Result()
+		newer, err2 := cmd.newer.Result()
+		err = cmp.Or(err, err2)
 		switch {
 		case isWrongType(err):
 			foreign = append(foreign, programs[i])
 		case err != nil:
 			return nil, nil, fmt.Errorf("read %s: %w", keyPrefix+programs[i], err)
-		case len(top) == 0 || int64(top[0].Score) < l.newest[programs[i]]:
-			lost = append(lost, programs[i])
-		case int64(top[0].Score) > l.newest[programs[i]]:
+		case newer > 0:
 			foreign = append(foreign, programs[i])
+		case newest == 0:
+			lost = append(lost, programs[i])
 		}
 	}
 	return lost, foreign, nil
 }
 
-func isWrongType(err error) bool { return err != nil && strings.HasPrefix(err.Error(), "WRONGTYPE") }
+func isWrongType(err error) bool { return err != nil && strings.Contains(err.Error(), "WRONGTYPE") }
 
 func isNoScript(err error) bool { return err != nil && strings.Contains(err.Error(), "NOSCRIPT") }

@@ -34,7 +34,7 @@ const (
 
 func newModelLog(client *redis.Client) *Log {
 	return &Log{
-		redis: client, window: modelWindow, most: modelMost, log: slog.New(slog.DiscardHandler), newest: map[string]int64{},
+		redis: client, limits: limits{modelWindow, modelMost}, log: slog.New(slog.DiscardHandler), newest: map[string]int64{},
 		now: func() int64 { return 0 },
 	}
 }

@@ -33,7 +33,7 @@ func led(t *testing.T) (*session, *pgxpool.Pool, *testenv.TCPProxy) {
 		t.Fatal(err)
 	}
 	s := &session{Relay: r, last: outbox.Tick{Snapshot: outbox.Genesis}, log: &Log{
-		redis: client, window: r.config.RecentTTL, most: r.config.LogLimit, log: r.config.Logger, newest: map[string]int64{},
+		limits: limits{r.config.RecentTTL, r.config.LogLimit}, redis: client, log: r.config.Logger, newest: map[string]int64{},
 	}}
 	s.log.now = s.now
 	s.dial(t)

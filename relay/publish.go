@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,11 +13,12 @@ import (
 )
 
 const (
-	redisTimeout = 3 * time.Second // one attempt at one pipeline
-	maxRefills   = 5               // of one log for one batch: more means that something keeps deleting it
-	refillRows   = 10_000          // read at a time …
-	refillBytes  = 8 << 20         // … and their data
-	replayRows   = 4000            // of a large batch, sent at a time, of at most 2 MiB
+	redisTimeout     = 3 * time.Second // one attempt at one pipeline
+	comparedPrograms = 1000            // in one step
+	maxRefills       = 5               // of one log for one batch: more means that something keeps deleting it
+	refillRows       = 10_000          // read at a time …
+	refillBytes      = 8 << 20         // … and their data
+	replayRows       = 4000            // of a large batch, sent at a time, of at most 2 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
 	mostDoublings    = 6                // of it, for what isn't
@@ -216,7 +218,7 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 // publishHead says that everything through the newest tick is in Redis, after comparing the logs if there is any doubt, or it is time to.
 func (s *session) publishHead(ctx context.Context) error {
 	for {
-		if s.suspect || time.Since(s.compared) > compareEvery {
+		for s.suspect || time.Since(s.compared) > compareEvery {
 			if err := s.compare(ctx); err != nil {
 				return err
 			}
@@ -240,13 +242,24 @@ func (s *session) publishHead(ctx context.Context) error {
 // compare refills every log in the window whose newest entry isn't the one that was appended last. One that holds more than this
 // relay's history explains is deleted first: somebody else wrote to it, or it is left from a history that is no more.
 func (s *session) compare(ctx context.Context) error {
+	s.suspect = false // until Redis fails again: what had been compared by then may be gone
+	if err := s.withRedis(ctx, s.log.checkLimits); err != nil {
+		return err
+	}
 	var lost, foreign []string
-	err := s.withRedis(ctx, func(ctx context.Context) (err error) {
-		lost, foreign, err = s.log.compare(ctx, s.now())
-		return err
-	})
-	if err != nil {
-		return err
+	for some := range slices.Chunk(s.log.inWindow(s.now()), comparedPrograms) {
+		var lack, more []string
+		err := s.withRedis(ctx, func(ctx context.Context) (err error) {
+			lack, more, err = s.log.compare(ctx, some)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		lost, foreign = append(lost, lack...), append(foreign, more...)
+		if err := s.keepAlive(ctx); err != nil {
+			return err
+		}
 	}
 	for _, program := range foreign {
 		if err := s.drop(ctx, program); err != nil {
@@ -258,7 +271,7 @@ func (s *session) compare(ctx context.Context) error {
 			return err
 		}
 	}
-	s.suspect, s.compared = false, time.Now()
+	s.compared = time.Now()
 	s.health.set(stateLog, "")
 	return s.inspect(ctx)
 }

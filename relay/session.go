@@ -73,7 +73,7 @@ func (r *Relay) session(ctx context.Context) error {
 	}
 	s := &session{
 		Relay: r, conn: conn, cluster: server.Cluster, used: time.Now(), clockAt: server.Now, clockRead: time.Now(),
-		log: &Log{redis: r.config.Redis, window: r.config.RecentTTL, most: r.config.LogLimit, log: r.config.Logger, newest: map[string]int64{}},
+		log: &Log{limits: limits{r.config.RecentTTL, r.config.LogLimit}, redis: r.config.Redis, log: r.config.Logger, newest: map[string]int64{}},
 	}
 	s.log.now = s.now
 	group, ctx := errgroup.WithContext(ctx)
@@ -223,12 +223,17 @@ func (s *session) begin(ctx context.Context) error {
 
 // openLog loads the scripts, reads the head, and where the database has started a new history starts it in Redis too. So it has if it is not
 // what the newest tick was committed on, or if Redis has seen a tick that it doesn't hold: then it is an older copy of itself. The database
-// comes first: whatever dies in between, a head of another history is still there to say that the logs must be cleared.
+// comes first: whatever dies in between, a head of another history is still there to say that the logs must be cleared. They are too if they may
+// have been trimmed by less than what they are to hold.
 func (s *session) openLog(ctx context.Context) error {
 	var seen int64
+	var held limits
 	err := s.withRedis(ctx, func(ctx context.Context) (err error) {
 		if err = s.log.load(ctx); err == nil {
 			s.log.head, seen, err = readHead(ctx, s.log.redis)
+		}
+		if err == nil {
+			held, err = readLimits(ctx, s.log.redis)
 		}
 		return err
 	})
@@ -248,18 +253,29 @@ func (s *session) openLog(ctx context.Context) error {
 		}
 	}
 	begun := s.last.Events == 0 && seen < s.last.Position // a tick without events begins a history, or there is none at all
-	if !begun && s.last.Position != 0 && (s.log.head == "" || was == s.cluster) {
-		return nil
-	}
-	if s.log.head != "" {
-		s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
-	}
-	if err := s.clear(ctx); err != nil {
-		return err
+	another := begun || s.last.Position == 0 || s.log.head != "" && was != s.cluster
+	if another || held.least(s.log.limits) != s.log.limits {
+		switch {
+		case s.log.head == "":
+		case another:
+			s.config.Logger.Warn("relay: Redis holds another history; its logs are cleared", "head", s.log.head)
+		default:
+			s.config.Logger.Info("relay: the logs in Redis are to hold more than before; they are filled again", "before", held, "now", s.log.limits)
+		}
+		if err := s.clear(ctx); err != nil {
+			return err
+		}
 	}
 	return s.withRedis(ctx, func(ctx context.Context) error {
-		// Connected clients are told of the new history when their memberships are read: now, not within a minute.
-		return tellNodes(ctx, s.log.redis, s.last.Position)
+		if held != s.log.limits { // less is said before anything is trimmed by it
+			if err := s.log.redis.Set(ctx, limitsKey, s.log.limits.String(), 0).Err(); err != nil {
+				return fmt.Errorf("set %s: %w", limitsKey, err)
+			}
+		}
+		if another { // Connected clients are told of the new history when their memberships are read: now, not within a minute.
+			return tellNodes(ctx, s.log.redis, s.last.Position)
+		}
+		return nil
 	})
 }
 
@@ -296,7 +312,7 @@ func (s *session) withRedis(ctx context.Context, work func(context.Context) erro
 			s.health.set(stateRedis, "")
 			return nil
 		}
-		if ctx.Err() != nil || errors.Is(err, errLate) || errors.Is(err, errNewer) {
+		if ctx.Err() != nil || errors.Is(err, errLate) || errors.Is(err, errNewer) || errors.Is(err, errLimits) {
 			return err
 		}
 		if isNoScript(err) { // Redis was restarted or flushed: its scripts are gone
