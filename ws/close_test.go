@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -230,21 +231,53 @@ func TestConnectionLimits(t *testing.T) {
 	s := newStack(t)
 	s.user("u1")
 	s.user("u2")
+	s.user("u3")
 	n := s.node(func(c *ws.Config) { c.MaxPerUser, c.MaxConnections, c.MaxUnauthenticated = 2, 4, 2 })
 	first := n.connect("u1")
 	first.expect("ready", "live")
 	n.connect("u1").expect("ready", "live")
 	n.connect("u1").expectClose("connection_limit", 4504)
-	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(2) })
-	oldest := n.dial()
-	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(3) }) // a client hears of the upgrade before it is counted
-	n.dial()
-	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(4) })
-	n.dial().expectClose("connection_limit", 4504) // the fifth; and the third without a token
-	oldest.expectClose("auth_timeout", 4502)
+	for range 2 {
+		n.connect("u2").expect("ready", "live")
+	}
+	for range 3 { // refused, they stay for as long as they don't answer the close frame
+		if _, r := n.raw(); closeCode(r) != 1013 {
+			t.Error("one more than the process takes wasn't told to try again later")
+		}
+	}
+	refused, _ := n.connectHeader(n.token("u2"), "")
+	refused.expectClose("", 1013)
 	first.close()
-	testenv.Eventually(t, 10*time.Second, func() error { return n.connections(2) })
+	testenv.Eventually(t, 10*time.Second, func() error { return n.closes(1000, 1) })
+	n.connect("u3").expect("ready", "live") // those who were refused take no place
+}
+
+// Strangers who send no token held all places of the process, and whoever had one was turned away for good.
+func TestStrangersDontFillTheProcess(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1")
+	n := s.node(func(c *ws.Config) { c.AuthTimeout, c.MaxConnections, c.MaxUnauthenticated = time.Minute, 4, 3 })
 	n.connect("u1").expect("ready", "live")
+	strangers := make([]*client, 3)
+	for i := range strangers {
+		strangers[i] = n.dial()
+		testenv.Eventually(t, 10*time.Second, func() error { return n.connections(float64(2 + i)) }) // a client hears of the upgrade before it is counted
+	}
+	for _, stranger := range strangers {
+		testenv.Eventually(t, 20*time.Second, func() error { // at once, but for the moment that each of them has for its token
+			f, err := n.connect("u1").read()
+			if err == nil && f.Type == "ready" {
+				return nil
+			}
+			if status := websocket.CloseStatus(err); status != 1013 {
+				return fmt.Errorf("%v, closed with %d, %w", f, status, err)
+			}
+			return errors.New("to be tried again")
+		})
+		stranger.expectClose("", 1013)
+	}
+	n.connect("u1").expectClose("", 1013) // the fifth with a token
 }
 
 func TestSlowConsumer(t *testing.T) {

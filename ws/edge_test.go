@@ -147,6 +147,23 @@ func TestTurnedAwaySocketsDontPileUp(t *testing.T) {
 	}
 }
 
+// TestThoseWhoAreTurnedAwayAreBounded, however fast they come: each is told why, and past a number of them nobody waits for their goodbye.
+func TestThoseWhoAreTurnedAwayAreBounded(t *testing.T) {
+	t.Parallel()
+	const flood = 100
+	n := newStack(t).node(func(c *ws.Config) { c.MaxUnauthenticated = 5 })
+	for range flood {
+		conn, r := n.raw()
+		_, _ = io.WriteString(conn, frameOf(fin|text, `{"type":"auth","token":"x"}`))
+		if got := closeCode(r); got != 4500 {
+			t.Fatalf("closed with %d, want 4500", got)
+		}
+		if open := n.metric("connections", ""); open > flood/2 {
+			t.Fatalf("%v are open", open)
+		}
+	}
+}
+
 // TestWhoSendsATokenHasHisTime: with one place for those without a token five come at once, and only then send theirs. The oldest of them were told
 // auth_timeout, after which a client doesn't come back.
 func TestWhoSendsATokenHasHisTime(t *testing.T) {

@@ -134,23 +134,51 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	}
 }
 
-// add registers a socket and starts it, to be closed at once if there are too many. It reports false if Run is ending.
+// add registers a socket and starts it. Where the process is full one that hasn't sent a token gives way to it; if there is none it is closed at once.
+// add reports false if Run is ending.
 func (h *Hub) add(s *socket) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.spawn.Load() == nil || h.closing {
 		return false
 	}
-	if h.config.MaxConnections > 0 && len(h.sockets) >= h.config.MaxConnections {
-		s.pending.end = endConnectionLimit
+	now := time.Now()
+	if s.pending.end == nil && h.config.MaxConnections > 0 && h.placed >= h.config.MaxConnections {
+		if gone := h.waiting.giveWay(s.addr, now); gone != nil {
+			h.vacate(gone)
+			gone.stop(endTryLater)
+		} else {
+			s.pending.end = endTryLater
+		}
 	}
 	h.sockets[s] = struct{}{}
-	if s.admission == nil {
-		h.waiting.add(s, time.Now())
-		h.makeRoom()
+	if s.pending.end == nil {
+		s.placed = true
+		h.placed++
+		if s.admission == nil {
+			h.waiting.add(s, now)
+			h.makeRoom()
+		}
 	}
 	h.start(s.run)
 	return true
+}
+
+// vacate gives a socket's place away, if it has one. The caller holds mu.
+func (h *Hub) vacate(s *socket) {
+	if s.placed {
+		s.placed = false
+		h.placed--
+	}
+}
+
+// end counts a socket among those that end, and returns how many these are.
+func (h *Hub) end(s *socket) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting.remove(s)
+	h.vacate(s)
+	return len(h.sockets) - h.placed
 }
 
 // makeRoom ends the sockets without a token that are too many, now or as soon as they have had their time. The caller holds mu.

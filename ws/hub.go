@@ -33,7 +33,7 @@ type Config struct {
 	AuthTimeout        time.Duration // for the auth frame; 10 s
 	WriteTimeout       time.Duration // for one message; 10 s. Half as long again is waited before the connection is cut without a word
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
-	MaxConnections     int           // 0: no bound
+	MaxConnections     int           // those that are ending don't count; one without a token gives way to another; 0: no bound; else more than MaxUnauthenticated
 	MaxPerUser         int           // connections; 20, negative: no bound
 	MaxUnauthenticated int           // connections that have sent no token for a second; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2
@@ -79,6 +79,7 @@ type Hub struct {
 
 	mu      sync.Mutex
 	sockets map[*socket]struct{}
+	placed  int     // those that aren't ending
 	waiting waiting // those that haven't sent a token
 	making  bool    // a timer is set for makeRoom
 	users   map[string][]*socket

@@ -39,6 +39,7 @@ type socket struct {
 	doubts atomic.Int64 // how often the memberships may have become those of another history
 	least  int64        // position that a reading of them must have since; guarded by mu
 
+	placed   bool    // it counts for MaxConnections; guarded by the hub's mu
 	admitted string  // the user that the hub counts it for; guarded by the hub's mu
 	waiter   *waiter // its place among those that haven't sent a token; guarded by the hub's mu
 
@@ -293,13 +294,18 @@ func (s *socket) finish(end *ending) {
 		s.timer.Stop()
 	}
 	s.mu.Unlock()
+	ending := s.hub.end(s)
 	s.hub.metrics.closed(end)
 	s.hub.config.Logger.Debug("ws: connection closed", "client", s.addr, "user", s.user, "code", int(end.status), "reason", end.code)
 	if end.code != "" {
 		_ = s.wire.send(seal(marshal(errorFrame{"error", end.code, end.message})), time.Now())
 	}
 	if s.user == "" { // its place has been given away: it must not pile up here
-		_ = s.wire.SetReadDeadline(time.Now().Add(shortGoodbye))
+		wait := shortGoodbye
+		if ending > s.hub.config.MaxUnauthenticated {
+			wait = 0
+		}
+		_ = s.wire.SetReadDeadline(time.Now().Add(wait))
 	}
 	s.wire.block()
 	if end == endGone {

@@ -55,18 +55,37 @@ func (w *waiting) surplus(now time.Time) (gone *socket, left time.Duration) {
 	if w.all.Len() <= w.most {
 		return nil, 0
 	}
+	n, _ := w.first()
+	if left = sendTime - now.Sub(n.since); left > 0 {
+		return nil, left
+	}
+	w.remove(n.socket)
+	return n.socket, 0
+}
+
+// giveWay forgets and returns the one that a newcomer takes the place of where the process has none left, or nil. One that has had less than sendTime stays,
+// unless it belongs to a crowd and the newcomer doesn't.
+func (w *waiting) giveWay(newcomer string, now time.Time) *socket {
+	n, crowd := w.first()
+	if n == nil || now.Sub(n.since) < sendTime && (!crowd || n.from == network(newcomer)) {
+		return nil
+	}
+	w.remove(n.socket)
+	return n.socket
+}
+
+// first returns the oldest of the greatest crowd, or of all if there is none; nil: nobody waits.
+func (w *waiting) first() (n *waiter, crowd bool) {
 	oldest, size := w.all.Front(), 0
 	for c := range w.crowds {
 		if c.Len() > size {
 			oldest, size = c.Front(), c.Len()
 		}
 	}
-	n := oldest.Value.(*waiter)
-	if left = sendTime - now.Sub(n.since); left > 0 {
-		return nil, left
+	if oldest == nil {
+		return nil, false
 	}
-	w.remove(n.socket)
-	return n.socket, 0
+	return oldest.Value.(*waiter), size > 0
 }
 
 func (w *waiting) crowded(own *list.List) bool { return own.Len() > max(w.most/crowd, 1) }

@@ -89,6 +89,39 @@ func TestThoseWhoJustCameStay(t *testing.T) {
 	expect(10*sendTime, nil, 0) // no more than most
 }
 
+// TestWhoGivesWayToANewcomer where the process is full: the oldest of the greatest crowd, or of all; one that just came only if it belongs to a crowd
+// and the newcomer doesn't.
+func TestWhoGivesWayToANewcomer(t *testing.T) {
+	t.Parallel()
+	w := newWaiting(20) // more than two of an address are a crowd
+	began := time.Now()
+	add := func(addr string, after time.Duration) *socket {
+		s := &socket{addr: addr}
+		w.add(s, began.Add(after))
+		return s
+	}
+	expect := func(newcomer string, after time.Duration, want *socket) {
+		t.Helper()
+		if gone := w.giveWay(newcomer, began.Add(after)); gone != want {
+			t.Errorf("%s after %v: %p gave way, want %p", newcomer, after, gone, want)
+		}
+	}
+	expect("192.0.2.1:1", 0, nil)
+	honest := add("192.0.2.1:1", 0)
+	expect("192.0.2.2:1", sendTime*9/10, nil)
+	var flood []*socket
+	for range 4 {
+		flood = append(flood, add("192.0.2.9:1", sendTime))
+	}
+	expect("192.0.2.9:1", sendTime*3/2, nil)
+	expect("192.0.2.1:1", sendTime*3/2, flood[0])
+	expect("192.0.2.9:1", sendTime*2, flood[1])
+	expect("192.0.2.9:1", sendTime*2, honest) // no crowd any more
+	expect("192.0.2.9:1", sendTime*2, flood[2])
+	expect("192.0.2.9:1", sendTime*2, flood[3])
+	expect("192.0.2.9:1", sendTime*2, nil)
+}
+
 func TestNetwork(t *testing.T) {
 	t.Parallel()
 	for addr, want := range map[string]string{
