@@ -241,12 +241,12 @@ func TestConnectionLimits(t *testing.T) {
 		n.connect("u2").expect("ready", "live")
 	}
 	for range 3 { // refused, they stay for as long as they don't answer the close frame
-		if _, r := n.raw(); closeCode(r) != 1013 {
-			t.Error("one more than the process takes wasn't told to try again later")
+		if _, r := n.raw(); closeCode(r) != 4504 {
+			t.Error("one more than the process takes wasn't told so")
 		}
 	}
 	refused, _ := n.connectHeader(n.token("u2"), "")
-	refused.expectClose("", 1013)
+	refused.expectClose("connection_limit", 4504)
 	first.close()
 	testenv.Eventually(t, 10*time.Second, func() error { return n.closes(1000, 1) })
 	n.connect("u3").expect("ready", "live") // those who were refused take no place
@@ -277,7 +277,7 @@ func TestStrangersDontFillTheProcess(t *testing.T) {
 		})
 		stranger.expectClose("", 1013)
 	}
-	n.connect("u1").expectClose("", 1013) // the fifth with a token
+	n.connect("u1").expectClose("connection_limit", 4504) // the fifth with a token
 }
 
 func TestSlowConsumer(t *testing.T) {

@@ -134,7 +134,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	}
 }
 
-// add registers a socket and starts it. Where the process is full one that hasn't sent a token gives way to it; if there is none it is closed at once.
+// add registers a socket and starts it. Where the process is full one that hasn't sent a token gives way to it; if all have sent one it is closed at once.
 // add reports false if Run is ending.
 func (h *Hub) add(s *socket) bool {
 	h.mu.Lock()
@@ -144,11 +144,14 @@ func (h *Hub) add(s *socket) bool {
 	}
 	now := time.Now()
 	if s.pending.end == nil && h.config.MaxConnections > 0 && h.placed >= h.config.MaxConnections {
-		if gone := h.waiting.giveWay(s.addr, now); gone != nil {
+		switch gone := h.waiting.giveWay(s.addr, now); {
+		case gone != nil:
 			h.vacate(gone)
 			gone.stop(endTryLater)
-		} else {
+		case h.waiting.all.Len() > 0: // one of which will give way soon
 			s.pending.end = endTryLater
+		default:
+			s.pending.end = endConnectionLimit
 		}
 	}
 	h.sockets[s] = struct{}{}

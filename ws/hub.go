@@ -33,7 +33,7 @@ type Config struct {
 	AuthTimeout        time.Duration // for the auth frame; 10 s
 	WriteTimeout       time.Duration // for one message; 10 s. Half as long again is waited before the connection is cut without a word
 	ShutdownGrace      time.Duration // over which the connections are closed when Run's context ends; 20 s
-	MaxConnections     int           // those that are ending don't count; one without a token gives way to another; 0: no bound; else more than MaxUnauthenticated
+	MaxConnections     int           // those that are ending don't count; one without a token gives way to another; 0: no bound
 	MaxPerUser         int           // connections; 20, negative: no bound
 	MaxUnauthenticated int           // connections that have sent no token for a second; the oldest gives way, of an address with over a tenth of them first; 1000
 	MessageRate        float64       // messages and pings per second that a client may send in the long run; 2

@@ -97,7 +97,7 @@ func settings() []setting {
 		{"PING_TIMEOUT", "60s", "silence after which a connection is closed; longer than PING_INTERVAL", false, duration(func(c *config) *time.Duration { return &c.pingTimeout }, 20*time.Millisecond, 30*time.Minute)},
 		{"AUTH_TIMEOUT", "10s", "time for the auth frame", false, duration(func(c *config) *time.Duration { return &c.authTimeout }, 10*time.Millisecond, 5*time.Minute)},
 		{"WRITE_TIMEOUT", "10s", "time for one message to a client, then it is a slow consumer", false, duration(func(c *config) *time.Duration { return &c.writeTimeout }, 10*time.Millisecond, 5*time.Minute)},
-		{"MAX_CONNECTIONS", "0", "most connections of this process, more than MAX_UNAUTHENTICATED; 0: no bound", false, number(func(c *config) *int { return &c.connections }, 0, 10_000_000)},
+		{"MAX_CONNECTIONS", "0", "most connections of this process; 0: no bound", false, number(func(c *config) *int { return &c.connections }, 0, 10_000_000)},
 		{"MAX_CONNECTIONS_PER_USER", "20", "most connections of one user in this process; 0: no bound", false, number(func(c *config) *int { return &c.perUser }, 0, 10_000_000)},
 		{"MAX_UNAUTHENTICATED", "1000", "most connections of this process that have sent no token for a second", false, number(func(c *config) *int { return &c.strangers }, 1, 10_000_000)},
 		{"MESSAGE_RATE", "2", "messages and pings a second that a client may send in the long run", false, setMessageRate},
@@ -227,10 +227,6 @@ func (e *usageError) checkTogether(c *config) {
 	}
 	if c.pingTimeout != 0 && c.pingInterval != 0 && c.pingTimeout <= c.pingInterval {
 		e.lines = append(e.lines, fmt.Sprintf("PING_TIMEOUT: %v is not longer than PING_INTERVAL, %v", c.pingTimeout, c.pingInterval))
-	}
-	if c.connections != 0 && c.connections <= c.strangers {
-		e.lines = append(e.lines, fmt.Sprintf("MAX_CONNECTIONS: %d is not more than MAX_UNAUTHENTICATED, %d: connections without a token could take all places: "+
-			"raise it or lower MAX_UNAUTHENTICATED", c.connections, c.strangers))
 	}
 	if _, port, err := net.SplitHostPort(c.adminAddr); err == nil && c.adminAddr == c.listenAddr && port != "0" {
 		e.lines = append(e.lines, "ADMIN_ADDR: the same as LISTEN_ADDR: want another port, which the public can't reach")

@@ -94,9 +94,6 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 		"short retention":         {map[string]string{"OUTBOX_RETENTION": "359s"}, []string{"OUTBOX_RETENTION: 5m59s is too short"}},
 		"least retention":         {map[string]string{"OUTBOX_RETENTION": "360s"}, nil},
 		"ping":                    {map[string]string{"PING_INTERVAL": "60s"}, []string{"PING_TIMEOUT: 1m0s is not longer"}},
-		"room for strangers only": {map[string]string{"MAX_CONNECTIONS": "1000"}, []string{"MAX_CONNECTIONS: 1000 is not more than MAX_UNAUTHENTICATED, 1000: connections without a token could take all places: raise it or lower MAX_UNAUTHENTICATED"}},
-		"room for one more":       {map[string]string{"MAX_CONNECTIONS": "11", "MAX_UNAUTHENTICATED": "10"}, nil},
-		"no bound":                {map[string]string{"MAX_CONNECTIONS": "0", "MAX_UNAUTHENTICATED": "2000"}, nil},
 		"one address":             {map[string]string{"ADMIN_ADDR": ":8080"}, []string{"ADMIN_ADDR: the same as LISTEN_ADDR"}},
 	} {
 		_, lines := parse(t, with(test.vars))
