@@ -4,9 +4,14 @@ import { chromium } from "playwright-core";
 import { later } from "./later.js";
 
 export async function launch(t) {
-  const browser = await chromium.launch({
+  const start = () => chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+  });
+  const browser = await start().catch((err) => {
+    if (!/SIGSEGV/.test(err.message)) throw err;
+    t.diagnostic("the browser crashed before it opened a window; it is started once more");
+    return start();
   });
   later(t, () => browser.close());
   return browser;
