@@ -18,8 +18,8 @@ func Oldest(ctx context.Context, db DB) (int64, error) {
 	return position, nil
 }
 
-// rebaseGap is how far above everything known a new history begins, in µs.
-const rebaseGap = 10_000_000
+// RebaseGap is how far above everything known a new history begins.
+const RebaseGap = 10 * time.Second
 
 // Rebase starts a new history after a failover or a restore, with a tick that has no events: its position is above the last tick, what
 // Redis had seen, and the clock. After a restore into another cluster the transaction ids of the rows mean nothing any more: rows that had been
@@ -47,7 +47,7 @@ func Rebase(ctx context.Context, tx pgx.Tx, last Tick, cluster Cluster, seen int
 		SELECT greatest($1::bigint, $2::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) + $3::bigint,
 		       $1::bigint, $1::bigint, $4::text::pg_snapshot, 0, clock_timestamp(), $5::bigint, $6::bigint, $1::bigint
 		RETURNING position, at`,
-		last.Position, seen, rebaseGap, t.Snapshot, cluster.SystemID, cluster.Timeline).Scan(&t.Position, &t.At)
+		last.Position, seen, RebaseGap.Microseconds(), t.Snapshot, cluster.SystemID, cluster.Timeline).Scan(&t.Position, &t.At)
 	if err != nil {
 		return Tick{}, fmt.Errorf("commit the tick of the new history: %w", err)
 	}

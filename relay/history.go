@@ -67,6 +67,7 @@ type History struct {
 
 	clock  clock
 	topics topics
+	near   near
 	limits limits                 // its own
 	held   atomic.Pointer[limits] // of a Cluster's logs, as last read
 	evicts atomic.Bool            // Redis may have dropped a log: a missing one says nothing

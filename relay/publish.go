@@ -135,6 +135,7 @@ func (s *session) settle(ctx context.Context, c *chunk) error {
 // publishRows appends rows of one batch, ascending, to their programs' logs.
 func (s *session) publishRows(ctx context.Context, rows []outbox.Row) error {
 	parts, users := split(rows)
+	s.tellNear(parts)
 	if err := s.publishParts(ctx, parts); err != nil {
 		return err
 	}
@@ -226,15 +227,21 @@ func (s *session) publishHead(ctx context.Context) error {
 		if s.last.Position == 0 {
 			return nil
 		}
+		var asked time.Time
 		err := s.withRedis(ctx, func(ctx context.Context) error {
+			asked = time.Now()
 			changed, err := s.log.publishHead(ctx, s.cluster, s.last.Position)
 			if changed {
 				s.suspect = true
 			}
 			return err
 		})
-		if err != nil || !s.suspect {
+		if err != nil {
 			return err
+		}
+		if !s.suspect {
+			s.headSet = asked
+			return nil
 		}
 	}
 }

@@ -20,6 +20,7 @@ type Config struct {
 	Retention   time.Duration         // age up to which the outbox keeps relayed events; default 24 h, at least RecentTTL + 1 min
 	LogLimit    int                   // most entries of one program in Redis; default 10,000
 	PollOnly    bool                  // no LISTEN: reads every 25 ms instead
+	Near        *History              // of the same process, if it has one: what it watches hears of events before Redis does; default: none
 	Logger      *slog.Logger          // default: discards
 	Registerer  prometheus.Registerer // default: none
 }
@@ -64,6 +65,7 @@ type Relay struct {
 
 	patience time.Duration // for one statement; statementTimeout, but for tests
 	quiet    time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
+	nearFor  time.Duration // the relay relies on a head that it has set for this long; nearFor, but for tests
 	poll     time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 
@@ -75,7 +77,7 @@ func New(c Config) (*Relay, error) {
 	}
 	m := newMetrics(c.Registerer)
 	return &Relay{
-		config: c, metrics: m, patience: statementTimeout, quiet: quietFor, poll: fallbackPoll,
+		config: c, metrics: m, patience: statementTimeout, quiet: quietFor, poll: fallbackPoll, nearFor: nearFor,
 		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
 	}, nil
 }

@@ -112,24 +112,34 @@ func (r *room) due() bool {
 
 // hear takes news if they begin where the room ends; else the log must be read.
 func (r *room) hear(news News) {
-	if r.learn(news) {
-		r.wakeSockets() // few: not worth another goroutine's waking up
-	} else {
+	switch fits, known := r.learn(news); {
+	case known:
+	case fits && r.few():
+		r.wakeSockets() // not worth another goroutine's waking up
+	default:
 		token(r.wake)
 	}
 }
 
-// learn reports whether the sockets are all that is to be woken, and few.
-func (r *room) learn(news News) bool {
+// learn reports whether news begin where the room ends, or before that, and whether they bring nothing that it hasn't.
+func (r *room) learn(news News) (fits, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(news.Entries) == 0 || r.newest < news.After {
 		r.stale = true
-		return false
+		return false, false
 	}
+	before := r.newest
 	r.add(news.Entries)
 	r.vouched = max(r.vouched, r.newest)
 	r.trim()
+	return true, r.newest == before
+}
+
+// few reports whether whoever brings news wakes the sockets.
+func (r *room) few() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	return len(r.sockets) <= fewSockets
 }
 

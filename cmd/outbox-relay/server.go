@@ -70,20 +70,20 @@ func (s *server) open(ctx context.Context) (err error) {
 	if s.redis, err = relay.OpenRedis(c.redisURL); err != nil {
 		return err
 	}
-	if c.relays() {
-		s.relay, err = relay.New(relay.Config{
-			DatabaseURL: c.databaseURL, Redis: s.redis, RecentTTL: c.recentTTL, Retention: c.retention, LogLimit: c.logLimit,
-			PollOnly: c.pollOnly, Logger: s.log, Registerer: s.registry,
-		})
-		if err != nil {
-			return err
-		}
-	}
 	if c.serves() {
 		if s.hub, err = s.newHub(); err != nil {
 			return err
 		}
 		if s.public, err = listen(ctx, c.listenAddr, "LISTEN_ADDR"); err != nil {
+			return err
+		}
+	}
+	if c.relays() {
+		s.relay, err = relay.New(relay.Config{
+			DatabaseURL: c.databaseURL, Redis: s.redis, RecentTTL: c.recentTTL, Retention: c.retention, LogLimit: c.logLimit,
+			PollOnly: c.pollOnly, Near: s.reader, Logger: s.log, Registerer: s.registry,
+		})
+		if err != nil {
 			return err
 		}
 	}
