@@ -37,13 +37,15 @@ BEGIN
     IF FOUND THEN
         INSERT INTO relay.outbox (program_id, event, data, performed_by_id, control)
         VALUES (program_id, 'relay:membership', json_build_object('userId', user_id, 'change', change), user_id, true);
+        INSERT INTO relay.cuts VALUES (pg_current_xact_id(), pg_current_snapshot()) ON CONFLICT DO NOTHING;
     END IF;
 END
 $$;
 -- +goose StatementEnd
 
 -- note_cut keeps what a transaction with control rows sees when it commits; under REPEATABLE READ that is what it saw at its beginning. The
--- transaction's own id is not in its own snapshot's list of running ones, and would count as seen.
+-- transaction's own id is not in its own snapshot's list of running ones, and would count as seen. (A trigger of relay.outbox would have to look
+-- at every event.)
 -- +goose StatementBegin
 CREATE FUNCTION relay.note_cut() RETURNS trigger
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -51,10 +53,10 @@ AS $$
 DECLARE
     seen pg_snapshot := pg_current_snapshot();
 BEGIN
-    INSERT INTO relay.cuts VALUES (NEW.xid, (SELECT format('%s:%s:%s', least(pg_snapshot_xmin(seen), NEW.xid), pg_snapshot_xmax(seen),
+    UPDATE relay.cuts c SET snapshot = (SELECT format('%s:%s:%s', least(pg_snapshot_xmin(seen), NEW.xid), pg_snapshot_xmax(seen),
             string_agg(running.xid::text, ',' ORDER BY running.xid) FILTER (WHERE running.xid < pg_snapshot_xmax(seen)))
-        FROM (SELECT pg_snapshot_xip(seen) UNION SELECT NEW.xid) running (xid))::pg_snapshot)
-    ON CONFLICT DO NOTHING;
+        FROM (SELECT pg_snapshot_xip(seen) UNION SELECT NEW.xid) running (xid))::pg_snapshot
+    WHERE c.xid = NEW.xid;
     RETURN NULL;
 END
 $$;
@@ -62,9 +64,9 @@ $$;
 
 -- Deferred: it fires as the transaction commits.
 CREATE CONSTRAINT TRIGGER note_cut
-    AFTER INSERT ON relay.outbox DEFERRABLE INITIALLY DEFERRED
-    FOR EACH ROW WHEN (NEW.control) EXECUTE FUNCTION relay.note_cut();
-ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER note_cut;
+    AFTER INSERT ON relay.cuts DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION relay.note_cut();
+ALTER TABLE relay.cuts ENABLE ALWAYS TRIGGER note_cut;
 
 -- check_membership tells the log what the two tables, or the application's views in their place, say of one user and program now. The
 -- user's lock comes first: what is read then is the last word until this transaction ends.
@@ -252,7 +254,7 @@ DROP TRIGGER track_user ON relay.users;
 DROP TRIGGER refuse_truncate ON relay.users;
 DROP TRIGGER track_membership ON relay.program_members;
 DROP TRIGGER refuse_truncate ON relay.program_members;
-DROP TRIGGER note_cut ON relay.outbox;
+DROP TRIGGER note_cut ON relay.cuts;
 DROP FUNCTION relay.note_cut();
 DROP FUNCTION relay.refuse_truncate();
 DROP FUNCTION relay.track_user();

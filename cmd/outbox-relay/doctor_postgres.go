@@ -117,20 +117,26 @@ func (d *doctor) privileges(ctx context.Context, conn *pgx.Conn) bool {
 	return true
 }
 
-// outboxTriggers checks the triggers of the outbox.
+// outboxTriggers checks the triggers of the outbox and of what belongs to it.
 func (d *doctor) outboxTriggers(ctx context.Context, conn *pgx.Conn) {
-	for name, file := range map[string]string{"check_event": "00001_schema", "wake": "00002_waking", "refuse_update": "00002_waking", "note_cut": "00003_membership"} {
+	for _, trigger := range []struct{ table, name, file string }{
+		{"relay.outbox", "check_event", "00001_schema"},
+		{"relay.outbox", "wake", "00002_waking"},
+		{"relay.outbox", "refuse_update", "00002_waking"},
+		{"relay.cuts", "note_cut", "00003_membership"},
+	} {
+		table, name := trigger.table, trigger.name
 		var state string
-		err := conn.QueryRow(ctx, "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = 'relay.outbox'::regclass AND tgname = $1", name).Scan(&state)
+		err := conn.QueryRow(ctx, "SELECT tgenabled::text FROM pg_trigger WHERE tgrelid = $1::text::regclass AND tgname = $2", table, name).Scan(&state)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			d.find("triggers", "relay.outbox has no trigger %s: create it as migrations/%s.sql does", name, file)
+			d.find("triggers", "%s has no trigger %s: create it as migrations/%s.sql does", table, name, trigger.file)
 		case err != nil:
 			d.find("triggers", "look for the trigger %s: %v", name, err)
 		case state != "A":
-			d.find("triggers", "the trigger %s doesn't always fire: ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER %[1]s", name)
+			d.find("triggers", "the trigger %s doesn't always fire: ALTER TABLE %s ENABLE ALWAYS TRIGGER %[1]s", name, table)
 		default:
-			d.good("triggers", "relay.outbox has the trigger %s", name)
+			d.good("triggers", "%s has the trigger %s", table, name)
 		}
 	}
 }

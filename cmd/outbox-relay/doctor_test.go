@@ -100,7 +100,7 @@ func TestDoctorFindings(t *testing.T) {
 		"wake fires not always":    {"ALTER TABLE relay.outbox ENABLE TRIGGER wake", []string{"ALTER TABLE relay.outbox ENABLE ALWAYS TRIGGER wake"}},
 		"updates aren't refused":   {"ALTER TABLE relay.outbox DISABLE TRIGGER refuse_update", []string{"ENABLE ALWAYS TRIGGER refuse_update"}},
 		"events aren't checked":    {"DROP TRIGGER check_event ON relay.outbox", []string{"relay.outbox has no trigger check_event: create it as migrations/00001_schema.sql does"}},
-		"cuts aren't noted":        {"DROP TRIGGER note_cut ON relay.outbox", []string{"relay.outbox has no trigger note_cut: create it as migrations/00003_membership.sql does"}},
+		"cuts aren't noted":        {"DROP TRIGGER note_cut ON relay.cuts", []string{"relay.cuts has no trigger note_cut: create it as migrations/00003_membership.sql does"}},
 		"a column is missing":      {"ALTER TABLE relay.users DROP COLUMN last_name", []string{"relay.users has no column last_name"}},
 		"a column is of a type":    {"ALTER TABLE relay.users ALTER is_active DROP DEFAULT, ALTER is_active TYPE int USING 1", []string{"relay.users.is_active must be boolean, not int4"}},
 		"no trigger on users":      {"DROP TRIGGER track_user ON relay.users", []string{"relay.users has no trigger that tracks"}},
