@@ -14,6 +14,22 @@ FROM relay.ticks t
 WHERE t.position > @after
 ORDER BY t.position;
 
+-- name: Stretch :one
+-- The last of the ticks above a position, and not above upto, that have together at most max_events events; at least the first. events is how many.
+SELECT t.position, t.snapshot, t.through::bigint AS events
+FROM (
+    SELECT n.position, n.snapshot, n.events, sum(n.events) OVER (ORDER BY n.position) AS through
+    FROM (
+        SELECT k.position, k.events, k.snapshot::text AS snapshot FROM relay.ticks k
+        WHERE k.position > @after AND k.position <= @upto
+        ORDER BY k.position
+        LIMIT @max_ticks
+    ) n
+) t
+WHERE t.through <= @max_events::bigint OR t.through = t.events
+ORDER BY t.position DESC
+LIMIT 1;
+
 -- name: Base :one
 -- The tick from whose snapshot a reader at the cursor goes on: the last at or below it. expired: the batches above the cursor have
 -- been deleted.
@@ -118,6 +134,12 @@ FROM (
 ) found
 WHERE found.bytes_before = 0 OR found.bytes_before + found.bytes <= @max_bytes::bigint
 ORDER BY found.position * @direction::bigint;
+
+-- name: RowsByID :many
+-- In the order of the ids. Those that aren't there any more are left out.
+SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control
+FROM unnest(@ids::bigint[]) WITH ORDINALITY AS wanted (id, n) JOIN relay.outbox o ON o.id = wanted.id
+ORDER BY wanted.n;
 
 -- name: RowsAfter :many
 -- Who wrote what since a snapshot, without the bodies: enough to compute every program's newest position.

@@ -2,8 +2,10 @@ package outbox_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -243,6 +245,11 @@ func TestHistoryAndReplayRepeatTheLogExactly(t *testing.T) {
 			checkHistoryBefore(t, pool, program, after, mine[i+1:])
 		}
 	}
+	for _, programs := range [][]string{{"p1"}, {"p2", "none", "p0"}} {
+		for i := 0; i < len(log); i += 25 {
+			checkReplayPrograms(t, r, log, programs, log[i].Position)
+		}
+	}
 	newest, err := outbox.NewestTick(t.Context(), r.conn)
 	if err != nil || newest.Position != r.last.Position {
 		t.Fatalf("newest tick %d, want %d (%v)", newest.Position, r.last.Position, err)
@@ -294,6 +301,33 @@ func checkHistory(t *testing.T, pool *pgxpool.Pool, program string, after int64,
 	}
 }
 
+// checkReplayPrograms compares what is read of the programs from the batch of the position after on with the log.
+func checkReplayPrograms(t *testing.T, r *reader, log []outbox.Row, programs []string, after int64) {
+	t.Helper()
+	var read, want []outbox.Row
+	err := outbox.ReplayPrograms(t.Context(), r.conn, programs, after, r.last, 3, time.Minute, func(rows []outbox.Row) error {
+		if len(rows) > 3 {
+			t.Errorf("a chunk of %d rows, want at most 3", len(rows))
+		}
+		read = append(read, rows...)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range log {
+		if row.TickThrough > after && slices.Contains(programs, row.Program) {
+			want = append(want, row)
+		}
+	}
+	byProgram := func(a, b outbox.Row) int { return strings.Compare(a.Program, b.Program) }
+	slices.SortStableFunc(read, byProgram)
+	slices.SortStableFunc(want, byProgram)
+	if !reflect.DeepEqual(read, want) {
+		t.Errorf("%v after %d: %s\nwant %s", programs, after, positions(read), positions(want))
+	}
+}
+
 func checkHistoryBefore(t *testing.T, pool *pgxpool.Pool, program string, after int64, want []outbox.Row) {
 	t.Helper()
 	if len(want) < 2 {
@@ -335,6 +369,11 @@ func TestRetentionDeletesWholeBatchesAndShiftsNoPosition(t *testing.T) {
 	if _, _, err := outbox.ReadHistory(t.Context(), pool, "p1", oldest-1, 10, maxHeld); err != outbox.ErrExpired { //nolint:errorlint // the contract
 		t.Errorf("a cursor below the oldest tick: error %v, want ErrExpired", err)
 	}
+	err = outbox.ReplayPrograms(t.Context(), r.conn, []string{"p1"}, oldest-1, r.last, 10, time.Minute, func([]outbox.Row) error { return nil })
+	if err != outbox.ErrExpired { //nolint:errorlint // the contract
+		t.Errorf("programs replayed from below the oldest tick: error %v, want ErrExpired", err)
+	}
+	checkReplayPrograms(t, r, log, []string{"p1", "p2"}, oldest)
 	var kept []outbox.Row
 	for _, row := range log {
 		if row.Program == "p1" && row.Position > oldest {
@@ -350,9 +389,13 @@ func TestRetentionDeletesWholeBatchesAndShiftsNoPosition(t *testing.T) {
 		t.Errorf("%d rows are left, want %d", rows, want)
 	}
 	// Everything expires but the newest tick and its base; the newest can still be replayed.
-	exec(t, pool, "UPDATE relay.ticks SET at = at - interval '1 hour'")
-	if _, err := retention.Delete(t.Context(), pool, time.Minute); err != nil {
-		t.Fatal(err)
+	err = outbox.ReplayPrograms(t.Context(), r.conn, []string{"p0", "p1", "p2"}, oldest, r.last, 3, time.Minute, func([]outbox.Row) error {
+		exec(t, pool, "UPDATE relay.ticks SET at = at - interval '1 hour'")
+		_, err := retention.Delete(t.Context(), pool, time.Minute)
+		return err
+	})
+	if !errors.Is(err, outbox.ErrExpired) {
+		t.Errorf("programs replayed while their rows are deleted: error %v, want ErrExpired", err)
 	}
 	newest, err := outbox.NewestTick(t.Context(), r.conn)
 	if err != nil || !newest.Replayable {

@@ -89,10 +89,11 @@ func TestAServerThatDoesNotAnswerIsGivenUp(t *testing.T) {
 			proxy.Blackhole()
 			return s.refill(ctx, "p1")
 		},
-		"a page of a log built anew": func(ctx context.Context, s *session, proxy *testenv.TCPProxy) error {
-			proxy.Blackhole()
-			_, _, err := s.readHistory(ctx, "p1", 0)
-			return err
+		"a chunk of a log built anew": func(ctx context.Context, s *session, proxy *testenv.TCPProxy) error {
+			return outbox.ReplayPrograms(ctx, s.conn, []string{"p1"}, 0, s.last, maxBatch, s.patience, func([]outbox.Row) error {
+				proxy.Blackhole()
+				return nil
+			})
 		},
 		"retention": func(ctx context.Context, s *session, proxy *testenv.TCPProxy) error {
 			proxy.Blackhole()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,9 +17,7 @@ const (
 	redisTimeout     = 3 * time.Second // one attempt at one pipeline
 	comparedPrograms = 1000            // in one step
 	maxRefills       = 5               // of one log for one batch: more means that something keeps deleting it
-	refillRows       = 10_000          // read at a time …
-	refillBytes      = 8 << 20         // … and their data
-	replayRows       = 4000            // of a large batch, sent at a time, of at most 2 MiB
+	replayRows       = 4000            // of a large batch or a refill, sent at a time, of at most 2 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history
 	mostDoublings    = 6                // of it, for what isn't
@@ -156,19 +155,35 @@ func (s *session) publishParts(ctx context.Context, parts []part) error {
 		if len(behind) > 0 && refills == maxRefills {
 			return lostAgain(behind[0].program)
 		}
+		var lost []string
 		for _, p := range behind {
 			if p.foreign {
 				if err := s.drop(ctx, p.program); err != nil {
 					return err
 				}
 			}
-			if err := s.refill(ctx, p.program); err != nil {
-				return err
-			}
+			lost = append(lost, p.program)
+		}
+		if err := s.repair(ctx, lost); err != nil {
+			return err
 		}
 		parts = behind
 	}
 	return nil
+}
+
+// repair refills logs that an append has missed, and the others with them if they may be gone too.
+func (s *session) repair(ctx context.Context, lost []string) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	if err := s.hideHead(ctx); err != nil {
+		return err
+	}
+	if s.suspect {
+		return s.compare(ctx)
+	}
+	return s.refill(ctx, lost...)
 }
 
 // published does what follows an append.
@@ -273,10 +288,8 @@ func (s *session) compare(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, program := range append(lost, foreign...) {
-		if err := s.refill(ctx, program); err != nil {
-			return err
-		}
+	if err := s.refill(ctx, append(lost, foreign...)...); err != nil {
+		return err
 	}
 	s.compared = time.Now()
 	s.health.set(stateLog, "")
@@ -334,58 +347,59 @@ func lostAgain(program string) error {
 	return fmt.Errorf("the log %s%s lost its end %d times in a row: does something delete or evict it?", keyPrefix, program, maxRefills+1)
 }
 
-// refill sends a program's whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.
-func (s *session) refill(ctx context.Context, program string) error {
-	s.health.set(stateLog, "Redis lost the end of "+keyPrefix+program+"; it is refilled from the outbox")
+// refill sends the programs' whole Redis window again, ascending, through the newest tick. Readers meanwhile see less, never a hole.
+func (s *session) refill(ctx context.Context, programs ...string) error {
+	if len(programs) == 0 {
+		return nil
+	}
+	reason := "Redis lost the end of " + keyPrefix + programs[0]
+	if others := len(programs) - 1; others > 0 {
+		reason += fmt.Sprintf(" and of %d others", others)
+	}
+	s.health.set(stateLog, reason+"; refilled from the outbox")
 	if err := s.hideHead(ctx); err != nil {
 		return err
 	}
 	for range maxRefills + 1 {
-		s.metrics.refills.Inc()
-		if whole, err := s.sendWindow(ctx, program); whole || err != nil {
+		s.metrics.refills.Add(float64(len(programs)))
+		var err error
+		if programs, err = s.sendWindow(ctx, programs); len(programs) == 0 || err != nil {
 			return err
 		}
 	}
-	return lostAgain(program)
+	return lostAgain(programs[0])
 }
 
-// sendWindow is one attempt at refill. It reports false if the log has lost its end again meanwhile.
-func (s *session) sendWindow(ctx context.Context, program string) (whole bool, err error) {
+// sendWindow is one attempt at refill. It returns the programs whose log has lost its end again meanwhile.
+func (s *session) sendWindow(ctx context.Context, programs []string) (again []string, err error) {
 	oldest, err := s.oldest(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	delete(s.log.newest, program)
-	for cursor := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds()); cursor < s.last.Position; {
-		rows, through, err := s.readHistory(ctx, program, cursor)
-		if err != nil {
-			return false, err
-		}
+	for _, program := range programs {
+		delete(s.log.newest, program)
+	}
+	lost := map[string]bool{}
+	after := max(oldest, s.now()-(s.log.window+skewAllowance).Microseconds())
+	err = outbox.ReplayPrograms(ctx, s.conn, programs, after, s.last, replayRows, s.patience, func(rows []outbox.Row) error {
 		s.used = time.Now()
 		parts, _ := split(rows)
-		var behind []part
-		err = s.withRedis(ctx, func(ctx context.Context) (err error) {
-			behind, err = s.log.append(ctx, parts)
+		parts = slices.DeleteFunc(parts, func(p part) bool { return lost[p.program] })
+		return s.withRedis(ctx, func(ctx context.Context) error {
+			behind, err := s.log.append(ctx, parts)
+			for _, p := range behind {
+				lost[p.program] = true
+			}
 			return err
 		})
-		if err != nil || len(behind) > 0 {
-			return false, err
-		}
-		cursor = through
-	}
-	return true, nil
+	})
+	return slices.Collect(maps.Keys(lost)), err
 }
 
 func (s *session) oldest(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
 	return outbox.Oldest(ctx, s.conn)
-}
-
-func (s *session) readHistory(ctx context.Context, program string, after int64) (rows []outbox.Row, through int64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.patience)
-	defer cancel()
-	return outbox.ReadHistory(ctx, s.conn, program, after, refillRows, refillBytes)
 }
 
 // rebase starts a new history: the database is not the one, or not on the timeline, that the last tick was committed on.

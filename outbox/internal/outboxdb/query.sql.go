@@ -440,6 +440,97 @@ func (q *Queries) RowsAfter(ctx context.Context, db DBTX, arg RowsAfterParams) (
 	return items, nil
 }
 
+const rowsByID = `-- name: RowsByID :many
+SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control
+FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (id, n) JOIN relay.outbox o ON o.id = wanted.id
+ORDER BY wanted.n
+`
+
+type RowsByIDRow struct {
+	ID              int64
+	ProgramID       string
+	Event           string
+	RequestID       *string
+	Data            string
+	PerformedByID   *string
+	PerformedByName *string
+	CreatedAt       pgtype.Timestamptz
+	Control         bool
+}
+
+// In the order of the ids. Those that aren't there any more are left out.
+func (q *Queries) RowsByID(ctx context.Context, db DBTX, ids []int64) ([]RowsByIDRow, error) {
+	rows, err := db.Query(ctx, rowsByID, ids)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []RowsByIDRow
+	for rows.Next() {
+		var i RowsByIDRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.ProgramID,
+			&i.Event,
+			&i.RequestID,
+			&i.Data,
+			&i.PerformedByID,
+			&i.PerformedByName,
+			&i.CreatedAt,
+			&i.Control,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const stretch = `-- name: Stretch :one
+SELECT t.position, t.snapshot, t.through::bigint AS events
+FROM (
+    SELECT n.position, n.snapshot, n.events, sum(n.events) OVER (ORDER BY n.position) AS through
+    FROM (
+        SELECT k.position, k.events, k.snapshot::text AS snapshot FROM relay.ticks k
+        WHERE k.position > $1 AND k.position <= $2
+        ORDER BY k.position
+        LIMIT $3
+    ) n
+) t
+WHERE t.through <= $4::bigint OR t.through = t.events
+ORDER BY t.position DESC
+LIMIT 1
+`
+
+type StretchParams struct {
+	After     int64
+	Upto      int64
+	MaxTicks  int32
+	MaxEvents int64
+}
+
+type StretchRow struct {
+	Position int64
+	Snapshot string
+	Events   int64
+}
+
+// The last of the ticks above a position, and not above upto, that have together at most max_events events; at least the first. events is how many.
+func (q *Queries) Stretch(ctx context.Context, db DBTX, arg StretchParams) (StretchRow, error) {
+	row := db.QueryRow(ctx, stretch,
+		arg.After,
+		arg.Upto,
+		arg.MaxTicks,
+		arg.MaxEvents,
+	)
+	var i StretchRow
+	err := row.Scan(&i.Position, &i.Snapshot, &i.Events)
+	return i, err
+}
+
 const ticksAfter = `-- name: TicksAfter :many
 SELECT t.position, t.events, t.snapshot::text AS snapshot
 FROM relay.ticks t
