@@ -45,7 +45,8 @@ type Config struct {
 const (
 	maxMessage     = 64 << 10 // bytes in a message of a client
 	messageTimeout = 10 * time.Second
-	olderReads     = 4 // reads below the rooms' buffers at a time
+	olderReads     = 4  // reads below the rooms' buffers at a time
+	wakeParts      = 50 // the rooms are woken in so many parts
 )
 
 func (c Config) withDefaults() Config {
@@ -236,15 +237,24 @@ func (h *Hub) wakeTopic(topic string, news News) {
 	}
 }
 
-// wakeRooms wakes all rooms every WakeInterval: a message that was lost on the bus only delays.
+// wakeRooms wakes each room every WakeInterval: a message that was lost on the bus only delays. All at once they would hold up everything else.
 func (h *Hub) wakeRooms(ctx context.Context) {
-	every(ctx, h.config.WakeInterval, func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		for _, r := range h.rooms {
+	part := 0
+	every(ctx, h.config.WakeInterval/wakeParts, func() {
+		h.wakePart(part)
+		part = (part + 1) % wakeParts
+	})
+}
+
+// wakePart wakes one part of the rooms.
+func (h *Hub) wakePart(part int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, r := range h.rooms {
+		if r.part == part {
 			r.hear(News{})
 		}
-	})
+	}
 }
 
 // every calls f every d until ctx ends.
@@ -268,7 +278,7 @@ func (h *Hub) join(s *socket, program string, position int64) *room {
 	r := h.rooms[program]
 	if r == nil {
 		r = &room{
-			hub: h, program: program, wake: make(chan struct{}, 1), older: make(chan struct{}, 1),
+			hub: h, program: program, part: rand.IntN(wakeParts), wake: make(chan struct{}, 1), older: make(chan struct{}, 1),
 			sockets: map[*socket]struct{}{}, floor: position, newest: position,
 		}
 		h.rooms[program] = r

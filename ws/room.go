@@ -25,6 +25,7 @@ const (
 type room struct {
 	hub     *Hub
 	program string
+	part    int           // of the hub's rooms, by which it is woken
 	wake    chan struct{} // one token: read, or wake the sockets
 	older   chan struct{} // one token: who holds it may read below the buffer
 	queue   atomic.Int32  // sockets that wait for it
