@@ -27,43 +27,22 @@ func Erase(ctx context.Context, db DB, id int64) error {
 	return nil
 }
 
-// ReadEvent returns one event with its place in the log. ErrNoEvent if there is none with that id, ErrNotRelayed if it has no place yet.
-func ReadEvent(ctx context.Context, db interface {
-	DB
-	Beginner
-}, id int64,
-) (Row, error) {
-	var program string
-	var base, tick *int64
-	err := db.QueryRow(ctx, `SELECT o.program_id, t.position - t.events, t.position
-		FROM relay.outbox o LEFT JOIN LATERAL (
-			SELECT t.position, t.events FROM relay.ticks t
-			WHERE pg_snapshot_xmax(t.snapshot) > o.xid AND pg_visible_in_snapshot(o.xid, t.snapshot)
-			ORDER BY pg_snapshot_xmax(t.snapshot), t.position LIMIT 1
-		) t ON true
-		WHERE o.id = $1 AND NOT o.control`, id).Scan(&program, &base, &tick)
+// ReadEvent returns one event with its place in the log. ErrNoEvent if there is none with that id, ErrNotRelayed if it has no place yet, ErrExpired if
+// retention is deleting its batch. The cost grows with the batch that it lies in.
+func ReadEvent(ctx context.Context, db DB, id int64) (Row, error) {
+	o, err := queries.Event(ctx, db, id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Row{}, fmt.Errorf("event %d: %w", id, ErrNoEvent)
 	case err != nil:
-		return Row{}, fmt.Errorf("find the tick of event %d: %w", id, err)
-	case tick == nil:
+		return Row{}, fmt.Errorf("find event %d: %w", id, err)
+	case o.Tick == 0:
 		return Row{}, fmt.Errorf("event %d: %w", id, ErrNotRelayed)
+	case o.Expired:
+		return Row{}, fmt.Errorf("event %d: %w", id, ErrExpired)
 	}
-	for cursor := *base; cursor < *tick; {
-		rows, through, err := ReadHistory(ctx, db, program, cursor, 1000, batchBytes)
-		if err != nil {
-			return Row{}, err
-		}
-		for _, r := range rows {
-			if r.ID == id {
-				return r, nil
-			}
-		}
-		if through <= cursor {
-			break
-		}
-		cursor = through
-	}
-	return Row{}, fmt.Errorf("event %d: %w", id, ErrNoEvent) // deleted meanwhile
+	return Row{
+		Position: o.Position, TickThrough: o.Tick, ID: o.ID, Program: o.ProgramID, Event: o.Event, Request: o.RequestID, Data: o.Data,
+		ByID: o.PerformedByID, ByName: o.PerformedByName, CreatedAt: o.CreatedAt.Time,
+	}, nil
 }

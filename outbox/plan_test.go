@@ -36,7 +36,7 @@ func TestPlansAreIndexScans(t *testing.T) {
 		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
 		"ProgramRows": {"program text", "lower", "upper", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint"},
 		"DeleteRows":  {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
-		"RowsByID": {"ids bigint"}, "Stretch": {"after bigint", "upto bigint", "max_ticks bigint", "max_events bigint"},
+		"RowsByID": {"ids bigint"}, "Event": {"id bigint"}, "Stretch": {"after bigint", "upto bigint", "max_ticks bigint", "max_events bigint"},
 	} {
 		queries[name] = numbered(t, string(sqlc), name, args)
 	}

@@ -135,6 +135,29 @@ FROM (
 WHERE found.bytes_before = 0 OR found.bytes_before + found.bytes <= @max_bytes::bigint
 ORDER BY found.position * @direction::bigint;
 
+-- name: Event :one
+-- An event and its place in the log: its tick is the first that sees it, and its position follows from how many rows of the batch stand before it.
+-- expired: the batch may lack rows.
+SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at,
+       coalesce(t.position, 0)::bigint AS tick, (t.position IS NOT NULL AND t.after <> 0 AND t.before IS NULL)::boolean AS expired,
+       coalesce(t.position - t.events + (
+           SELECT count(*) FROM (
+               SELECT a.id, a.control FROM relay.outbox a
+               WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
+               UNION ALL
+               SELECT b.id, b.control FROM relay.outbox b
+               WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(t.before, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+               OFFSET 0
+           ) batch WHERE batch.control OR batch.id <= o.id), 0)::bigint AS position
+FROM relay.outbox o LEFT JOIN LATERAL (
+    SELECT k.position, k.after, k.events, k.snapshot, (SELECT p.snapshot FROM relay.ticks p WHERE p.position = k.after) AS before
+    FROM relay.ticks k
+    WHERE pg_snapshot_xmax(k.snapshot) > o.xid AND pg_visible_in_snapshot(o.xid, k.snapshot)
+    ORDER BY pg_snapshot_xmax(k.snapshot), k.position
+    LIMIT 1
+) t ON true
+WHERE o.id = @id AND NOT o.control;
+
 -- name: RowsByID :many
 -- In the order of the ids. Those that aren't there any more are left out.
 SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control

@@ -250,6 +250,14 @@ func TestHistoryAndReplayRepeatTheLogExactly(t *testing.T) {
 			checkReplayPrograms(t, r, log, programs, log[i].Position)
 		}
 	}
+	for _, row := range log {
+		if row.Control {
+			continue
+		}
+		if got, err := outbox.ReadEvent(t.Context(), pool, row.ID); err != nil || !reflect.DeepEqual(got, row) {
+			t.Errorf("event %d is %+v (%v), want %+v", row.ID, got, err, row)
+		}
+	}
 	newest, err := outbox.NewestTick(t.Context(), r.conn)
 	if err != nil || newest.Position != r.last.Position {
 		t.Fatalf("newest tick %d, want %d (%v)", newest.Position, r.last.Position, err)
@@ -374,6 +382,18 @@ func TestRetentionDeletesWholeBatchesAndShiftsNoPosition(t *testing.T) {
 		t.Errorf("programs replayed from below the oldest tick: error %v, want ErrExpired", err)
 	}
 	checkReplayPrograms(t, r, log, []string{"p1", "p2"}, oldest)
+	for _, row := range log {
+		got, err := outbox.ReadEvent(t.Context(), pool, row.ID)
+		switch {
+		case row.Control:
+		case row.Position <= oldest:
+			if !errors.Is(err, outbox.ErrNoEvent) && !errors.Is(err, outbox.ErrExpired) {
+				t.Errorf("event %d, which has expired: %v (%v)", row.ID, got, err)
+			}
+		case err != nil || got.Position != row.Position:
+			t.Errorf("event %d is at %d (%v), want %d", row.ID, got.Position, err, row.Position)
+		}
+	}
 	var kept []outbox.Row
 	for _, row := range log {
 		if row.Program == "p1" && row.Position > oldest {

@@ -99,6 +99,63 @@ func (q *Queries) DeleteTicks(ctx context.Context, db DBTX, arg DeleteTicksParam
 	return result.RowsAffected(), nil
 }
 
+const event = `-- name: Event :one
+SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at,
+       coalesce(t.position, 0)::bigint AS tick, (t.position IS NOT NULL AND t.after <> 0 AND t.before IS NULL)::boolean AS expired,
+       coalesce(t.position - t.events + (
+           SELECT count(*) FROM (
+               SELECT a.id, a.control FROM relay.outbox a
+               WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
+               UNION ALL
+               SELECT b.id, b.control FROM relay.outbox b
+               WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(t.before, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+               OFFSET 0
+           ) batch WHERE batch.control OR batch.id <= o.id), 0)::bigint AS position
+FROM relay.outbox o LEFT JOIN LATERAL (
+    SELECT k.position, k.after, k.events, k.snapshot, (SELECT p.snapshot FROM relay.ticks p WHERE p.position = k.after) AS before
+    FROM relay.ticks k
+    WHERE pg_snapshot_xmax(k.snapshot) > o.xid AND pg_visible_in_snapshot(o.xid, k.snapshot)
+    ORDER BY pg_snapshot_xmax(k.snapshot), k.position
+    LIMIT 1
+) t ON true
+WHERE o.id = $1 AND NOT o.control
+`
+
+type EventRow struct {
+	ID              int64
+	ProgramID       string
+	Event           string
+	RequestID       *string
+	Data            string
+	PerformedByID   *string
+	PerformedByName *string
+	CreatedAt       pgtype.Timestamptz
+	Tick            int64
+	Expired         bool
+	Position        int64
+}
+
+// An event and its place in the log: its tick is the first that sees it, and its position follows from how many rows of the batch stand before it.
+// expired: the batch may lack rows.
+func (q *Queries) Event(ctx context.Context, db DBTX, id int64) (EventRow, error) {
+	row := db.QueryRow(ctx, event, id)
+	var i EventRow
+	err := row.Scan(
+		&i.ID,
+		&i.ProgramID,
+		&i.Event,
+		&i.RequestID,
+		&i.Data,
+		&i.PerformedByID,
+		&i.PerformedByName,
+		&i.CreatedAt,
+		&i.Tick,
+		&i.Expired,
+		&i.Position,
+	)
+	return i, err
+}
+
 const newestRows = `-- name: NewestRows :many
 SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
