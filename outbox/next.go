@@ -34,7 +34,8 @@ const maxCuts = "100"
 // One that doesn't see all that the last tick saw was taken before that tick.
 //
 // However many changes and events wait, each is looked at a few times only: `earliest` has of each program the transactions of its first events, one
-// more than can have been running at any time. If a snapshot sees none of them, it sees no event of the program.
+// more than can have been running at any time. If a snapshot sees none of them, it sees no event of the program. `repeated` has those of the
+// first changes of each user in each program.
 const cuts = `unseen AS MATERIALIZED (
     SELECT c.xid, c.snapshot FROM relay.cuts c
     WHERE c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
@@ -50,6 +51,15 @@ const cuts = `unseen AS MATERIALIZED (
         WHERE o.program_id = p.program_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot)
           AND NOT o.control
         ORDER BY o.xid LIMIT ` + mostRunning + `) e
+), repeated AS MATERIALIZED (
+    SELECT r.program_id, r.performed_by_id, r.xid
+    FROM (
+        SELECT m.*, row_number() OVER (PARTITION BY m.performed_by_id, m.program_id ORDER BY m.xid) AS n
+        FROM (SELECT DISTINCT performed_by_id FROM changes) u, LATERAL (
+            SELECT DISTINCT o.performed_by_id, o.program_id, o.xid FROM relay.outbox o
+            WHERE o.control AND o.performed_by_id = u.performed_by_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+              AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot)) m
+    ) r WHERE r.n <= ` + mostRunning + `
 ), cuts AS MATERIALIZED (
     SELECT c.snapshot, row_number() OVER (ORDER BY pg_snapshot_xmax(c.snapshot), (SELECT count(*) FROM pg_snapshot_xip(c.snapshot)) DESC, c.xid) - 1 AS n
     FROM unseen c
@@ -57,12 +67,10 @@ const cuts = `unseen AS MATERIALIZED (
         SELECT k.xid FROM changes k JOIN earliest e ON e.program_id = k.program_id
         WHERE e.xid < pg_snapshot_xmax(k.snapshot) AND pg_visible_in_snapshot(e.xid, k.snapshot)
         UNION ALL
-        SELECT k.xid FROM changes k, LATERAL (
-            SELECT FROM relay.outbox o
-            WHERE o.control AND o.performed_by_id = k.performed_by_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot)
-              AND o.xid < pg_snapshot_xmax(k.snapshot) AND o.program_id = k.program_id
-              AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot) AND pg_visible_in_snapshot(o.xid, k.snapshot)
-            LIMIT 1) other)
+        SELECT k.xid FROM changes k
+        WHERE EXISTS (
+            SELECT FROM repeated e WHERE e.program_id = k.program_id AND e.performed_by_id = k.performed_by_id
+              AND e.xid < pg_snapshot_xmax(k.snapshot) AND pg_visible_in_snapshot(e.xid, k.snapshot)))
     ORDER BY n LIMIT ` + maxCuts + `)`
 
 // mostRunning is more than the transactions that can be running at once.
