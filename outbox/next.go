@@ -278,7 +278,8 @@ func replayBatch(
 			return fmt.Errorf("read the batch of tick %d: %w", batch.Position, err)
 		}
 		if before == 0 && total != batch.Events {
-			return fmt.Errorf("%w: tick %d has %d events, of which %d are left", ErrDeleted, batch.Position, batch.Events, total)
+			return fmt.Errorf("%w: tick %d has %d events, of which %d are left; if that is meant, run: UPDATE relay.ticks SET events = %[4]d WHERE position = %[2]d",
+				ErrDeleted, batch.Position, batch.Events, total)
 		}
 		if len(rows) == 0 {
 			return nil

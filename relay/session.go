@@ -210,16 +210,30 @@ func (s *session) begin(ctx context.Context) error {
 	if s.last.Position == 0 || !s.last.Replayable || s.last.Events == 0 {
 		before = s.last
 	}
-	err = s.patiently(ctx, func(ctx context.Context) (err error) {
-		s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), before)
-		return err
-	})
-	if err != nil {
+	if err := s.readHeads(ctx, before); err != nil {
 		return err
 	}
-	s.used = time.Now()
 	s.suspect = true // this session has not seen what Redis holds
-	return s.publishTick(ctx, s.last, nil)
+	err = s.publishTick(ctx, s.last, nil)
+	if errors.Is(err, outbox.ErrDeleted) && headPosition(s.log.head) >= s.last.Position {
+		s.config.Logger.Warn("relay: the newest tick isn't published again: it has been", "err", err)
+		if err = s.readHeads(ctx, s.last); err == nil {
+			err = s.publishHead(ctx)
+		}
+	}
+	return err
+}
+
+// readHeads notes the predecessors of what follows the tick upto.
+func (s *session) readHeads(ctx context.Context, upto outbox.Tick) error {
+	err := s.patiently(ctx, func(ctx context.Context) (err error) {
+		s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), upto)
+		return err
+	})
+	if err == nil {
+		s.used = time.Now()
+	}
+	return err
 }
 
 // openLog loads the scripts, reads the head, and where the database has started a new history starts it in Redis too. So it has if it is not
@@ -243,7 +257,8 @@ func (s *session) openLog(ctx context.Context) error {
 	}
 	was := headCluster(s.log.head)
 	if was.SystemID == s.cluster.SystemID && was.Timeline > s.cluster.Timeline {
-		return fmt.Errorf("%w (%s)", errNewer, s.log.head)
+		return fmt.Errorf("%w (%s); if that one is gone for good, run in Redis: SET %s %d:%d:%d", errNewer, s.log.head,
+			headKey, s.cluster.SystemID, s.cluster.Timeline, seen)
 	}
 	if s.last.Position == 0 {
 		s.last.Cluster = s.cluster // no tick says otherwise
