@@ -73,7 +73,7 @@ func checkPlaces(t *testing.T, pool *pgxpool.Pool, r *reader, base outbox.Tick, 
 	if again := r.replay(newest, 2); !reflect.DeepEqual(again, rows) {
 		t.Errorf("replayed %v, want %v", again, rows)
 	}
-	heads, err := outbox.ReadHeads(t.Context(), pool, base.Position, newest)
+	heads, err := outbox.ReadHeads(t.Context(), pool, base.Position, newest, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,135 +1,72 @@
 package outbox
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"slices"
-	"sort"
-	"strconv"
-	"strings"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/outboxrelay/outboxrelay/outbox/internal/outboxdb"
 )
 
+// ranked are the rows of the CTE `batches` (position, events, snapshot, before: of the tick before), each with its position in the log: they stand one
+// after the other up to the tick's. What runs for long is in the snapshots of all the ticks of that time: it is looked at only where it has ended.
+const ranked = `
+    SELECT batch.id, batch.program_id, t.position AS tick,
+           t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id) AS position
+    FROM batches t, LATERAL (
+        SELECT a.id, a.control, a.program_id FROM relay.outbox a
+        WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
+        UNION ALL
+        SELECT b.id, b.control, b.program_id FROM relay.outbox b
+        WHERE b.xid = ANY (ARRAY(SELECT ended FROM pg_snapshot_xip(t.before) ended WHERE pg_visible_in_snapshot(ended, t.snapshot)))
+        OFFSET 0
+    ) batch`
+
+const headsQuery = `WITH batches AS MATERIALIZED (
+    SELECT k.position, k.events, k.snapshot, (SELECT p.snapshot FROM relay.ticks p WHERE p.position = k.after) AS before
+    FROM relay.ticks k WHERE k.position > $1 AND k.position <= $2
+)
+SELECT program_id, max(position) FROM (` + ranked + `) r GROUP BY program_id`
+
 // ReadHeads returns the newest position of every program that has an event in the ticks above the cursor `after` and up to the tick
-// upto: what a new leader must know of the log before it goes on. Where the outbox holds less, it starts at the oldest tick.
-func ReadHeads(ctx context.Context, db DB, after int64, upto Tick) (map[string]int64, error) {
+// upto: what a new leader must know of the log before it goes on. Where the outbox holds less, it starts at the oldest tick. The server ranks about limit
+// events at a time, of whole ticks, and sends a row for each of their programs.
+func ReadHeads(ctx context.Context, db DB, after int64, upto Tick, limit int) (map[string]int64, error) {
 	heads := map[string]int64{}
-	if upto.Position <= after || upto.Position == 0 {
-		return heads, nil
-	}
 	base, err := queries.Base(ctx, db, after)
 	if err != nil {
 		return nil, fmt.Errorf("find the tick below position %d: %w", after, err)
 	}
-	found, err := queries.TicksAfter(ctx, db, base.Position)
-	if err != nil {
-		return nil, fmt.Errorf("read the ticks: %w", err)
-	}
-	if base.Expired && len(found) > 0 {
-		base.Position, base.Snapshot, found = found[0].Position, found[0].Snapshot, found[1:]
-	}
-	ticks := make([]batch, 0, len(found))
-	for _, f := range found {
-		if f.Position > upto.Position {
-			break
-		}
-		s, err := parseSnapshot(f.Snapshot)
-		if err != nil {
+	lower := base.Position
+	if base.Expired {
+		if lower, err = Oldest(ctx, db); err != nil {
 			return nil, err
 		}
-		ticks = append(ticks, batch{position: f.Position, events: f.Events, seen: s})
 	}
-	rows, err := queries.RowsAfter(ctx, db, outboxdb.RowsAfterParams{Snapshot: base.Snapshot, Upto: upto.Snapshot})
-	if err != nil {
-		return nil, fmt.Errorf("read the rows of the ticks: %w", err)
-	}
-	of := map[int64]*batch{} // by transaction: one that was open for long has a long way to its tick
-	for _, r := range rows {
-		t, known := of[r.Xid]
-		if !known {
-			t = tickOf(ticks, r.Xid)
-			of[r.Xid] = t
+	for lower < upto.Position {
+		upper, err := queries.Stretch(ctx, db, outboxdb.StretchParams{After: lower, Upto: upto.Position, MaxTicks: int32(limit), MaxEvents: int64(limit)})
+		if errors.Is(err, pgx.ErrNoRows) {
+			break
 		}
-		if t != nil {
-			t.rows = append(t.rows, r)
+		if err != nil {
+			return nil, fmt.Errorf("find the ticks above position %d: %w", lower, err)
 		}
-	}
-	for i := range ticks {
-		ticks[i].heads(heads)
+		rows, err := db.Query(ctx, headsQuery, lower, upper.Position)
+		if err != nil {
+			return nil, fmt.Errorf("read the heads through tick %d: %w", upper.Position, err)
+		}
+		var program string
+		var position int64
+		_, err = pgx.ForEachRow(rows, []any{&program, &position}, func() error {
+			heads[program] = position
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the heads through tick %d: %w", upper.Position, err)
+		}
+		lower = upper.Position
 	}
 	return heads, nil
-}
-
-type batch struct {
-	position, events int64
-	seen             snapshot
-	rows             []outboxdb.RowsAfterRow
-}
-
-// tickOf returns the first tick whose snapshot sees xid; ticks ascend, and so do their xmax.
-func tickOf(ticks []batch, xid int64) *batch {
-	first := sort.Search(len(ticks), func(i int) bool { return ticks[i].seen.xmax > xid })
-	for i := first; i < len(ticks); i++ {
-		if ticks[i].seen.sees(xid) {
-			return &ticks[i]
-		}
-	}
-	return nil
-}
-
-// heads notes the position of each program's last row. A later tick overwrites an earlier one's.
-func (b *batch) heads(heads map[string]int64) {
-	slices.SortFunc(b.rows, func(x, y outboxdb.RowsAfterRow) int {
-		if x.Control != y.Control {
-			if x.Control {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Compare(x.ID, y.ID)
-	})
-	for i, r := range b.rows {
-		heads[r.ProgramID] = b.position - b.events + int64(i) + 1
-	}
-}
-
-// snapshot is a pg_snapshot (Postgres manual, 9.76 "Snapshot Components"): transactions below xmax have ended, but for those in xip.
-type snapshot struct {
-	xmax int64
-	xip  []int64 // ascending
-}
-
-func (s snapshot) sees(xid int64) bool {
-	if xid >= s.xmax {
-		return false
-	}
-	_, running := slices.BinarySearch(s.xip, xid)
-	return !running
-}
-
-// parseSnapshot reads the text form xmin:xmax:xip,….
-func parseSnapshot(text string) (snapshot, error) {
-	parts := strings.Split(text, ":")
-	if len(parts) != 3 {
-		return snapshot{}, fmt.Errorf("snapshot %q: want xmin:xmax:xip", text)
-	}
-	xmax, err := strconv.ParseInt(parts[1], 10, 64)
-	if err != nil {
-		return snapshot{}, fmt.Errorf("snapshot %q: %w", text, err)
-	}
-	s := snapshot{xmax: xmax}
-	for f := range strings.SplitSeq(parts[2], ",") {
-		if f == "" {
-			continue
-		}
-		xid, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return snapshot{}, fmt.Errorf("snapshot %q: %w", text, err)
-		}
-		s.xip = append(s.xip, xid)
-	}
-	slices.Sort(s.xip)
-	return s, nil
 }

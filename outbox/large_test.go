@@ -1,6 +1,8 @@
 package outbox_test
 
 import (
+	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -50,6 +52,28 @@ func bytes(rows []outbox.Row) (n int) {
 
 // A deep read took all the rows that a program had in a batch, and computed the tick of each, to return a few: the reads of one that brought
 // its program a million rows ended with their deadline, each time anew, and the program's members got nothing any more.
+// What a new leader reads of the window was held as a whole: 180 MB for a million events, by a process that had just been killed for its memory.
+// Not in parallel: it counts what is allocated.
+func TestHeadsAreReadOneForEachProgram(t *testing.T) {
+	pool, url := testenv.DB(t)
+	r := newReader(t, url)
+	const rows = 20_000
+	for range 3 {
+		exec(t, pool, fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) SELECT 'p' || n %% 5, 'a:b' FROM generate_series(1, %d) n", rows))
+		r.next(rows)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	heads, err := outbox.ReadHeads(t.Context(), r.conn, 0, r.last, rows)
+	runtime.ReadMemStats(&after)
+	if err != nil || len(heads) != 5 {
+		t.Fatalf("%d heads (%v)", len(heads), err)
+	}
+	if bytes := after.TotalAlloc - before.TotalAlloc; bytes > 10*rows {
+		t.Errorf("%d bytes were allocated for the heads of 5 programs with %d events", bytes, 3*rows)
+	}
+}
+
 func TestHistoryOfALargeBatchIsReadInPages(t *testing.T) {
 	t.Parallel()
 	pool, url := testenv.DB(t)

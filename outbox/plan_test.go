@@ -31,12 +31,12 @@ func TestPlansAreIndexScans(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	queries := map[string]string{"next": nextQuery, "cut": nextCutQuery, "large": commitLargeQuery, "refill": refillQuery}
+	queries := map[string]string{"next": nextQuery, "cut": nextCutQuery, "large": commitLargeQuery, "refill": refillQuery, "heads": headsQuery}
 	for name, args := range map[string][]string{
 		"OldestRows": {"program text", "lower", "upper", "max_rows bigint"}, "NewestRows": {"program text", "lower", "upper", "max_rows bigint"},
 		"ProgramRows": {"program text", "lower", "upper", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint"},
-		"DeleteRows":  {"low xid8", "snapshot", "max_rows bigint"}, "RowsAfter": {"snapshot", "upto"},
-		"RowsByID": {"ids bigint"}, "Event": {"id bigint"}, "Stretch": {"after bigint", "upto bigint", "max_ticks bigint", "max_events bigint"},
+		"DeleteRows":  {"low xid8", "snapshot", "max_rows bigint"},
+		"RowsByID":    {"ids bigint"}, "Event": {"id bigint"}, "Stretch": {"after bigint", "upto bigint", "max_ticks bigint", "max_events bigint"},
 	} {
 		queries[name] = numbered(t, string(sqlc), name, args)
 	}

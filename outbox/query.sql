@@ -164,13 +164,6 @@ SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.perfor
 FROM unnest(@ids::bigint[]) WITH ORDINALITY AS wanted (id, n) JOIN relay.outbox o ON o.id = wanted.id
 ORDER BY wanted.n;
 
--- name: RowsAfter :many
--- Who wrote what since a snapshot, without the bodies: enough to compute every program's newest position.
-SELECT o.id, o.xid::text::bigint AS xid, o.control, o.program_id
-FROM relay.outbox o
-WHERE o.xid >= pg_snapshot_xmin(@snapshot::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upto::pg_snapshot)
-  AND NOT pg_visible_in_snapshot(o.xid, @snapshot) AND pg_visible_in_snapshot(o.xid, @upto);
-
 -- name: RetentionBase :one
 -- The newest tick that is old enough to become the oldest: never one that may have to be replayed, and never the very first, whose
 -- after = 0 says that nothing has been deleted yet.

@@ -266,7 +266,7 @@ func TestHistoryAndReplayRepeatTheLogExactly(t *testing.T) {
 	if want := log[len(log)-len(again):]; positions(again) != positions(want) {
 		t.Errorf("replayed %s, want %s", positions(again), positions(want))
 	}
-	heads, err := outbox.ReadHeads(t.Context(), r.conn, log[len(log)/2].Position, newest)
+	heads, err := outbox.ReadHeads(t.Context(), r.conn, log[len(log)/2].Position, newest, 10)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,8 +13,7 @@ import (
 // refillQuery ranks the batches between the snapshots $2 and $3 of two ticks in which one of the programs $1 has rows, as ProgramRows does, but each
 // once for all programs; only then it drops the others' rows. next is how many of the rows that follow have at most $4 bytes of data together.
 //
-// What runs for long is in the snapshots of all the ticks of that time: it is looked at only where it has ended. OFFSET 0 is a fence: whatever the
-// planner thinks of how many rows there are, they are looked up one by one.
+// OFFSET 0 is a fence: whatever the planner thinks of how many rows there are, they are looked up one by one.
 const refillQuery = `WITH transactions AS MATERIALIZED (
     SELECT DISTINCT xid FROM (
         SELECT mine.xid FROM unnest($1::text[]) program, LATERAL (
@@ -27,29 +26,17 @@ const refillQuery = `WITH transactions AS MATERIALIZED (
         WHERE pg_visible_in_snapshot(ended, $3::text::pg_snapshot) AND EXISTS (SELECT FROM relay.outbox b WHERE b.xid = ended)
     ) x
 ), batches AS MATERIALIZED (
-    SELECT DISTINCT tick.position FROM transactions x, LATERAL (
-        SELECT k.position FROM relay.ticks k
-        WHERE pg_snapshot_xmax(k.snapshot) >= pg_snapshot_xmax($2::text::pg_snapshot) AND pg_snapshot_xmax(k.snapshot) > x.xid
-          AND pg_visible_in_snapshot(x.xid, k.snapshot)
-        ORDER BY pg_snapshot_xmax(k.snapshot), k.position
-        LIMIT 1
-    ) tick
-), ranked AS (
-    SELECT batch.id, batch.program_id, t.position AS tick,
-           t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id) AS position
-    FROM batches d, LATERAL (
-        SELECT k.position, k.events, k.snapshot, (SELECT p.snapshot FROM relay.ticks p WHERE p.position = k.after) AS before
-        FROM relay.ticks k WHERE k.position = d.position
-        OFFSET 0
-    ) t, LATERAL (
-        SELECT a.id, a.control, a.program_id FROM relay.outbox a
-        WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
-        UNION ALL
-        SELECT b.id, b.control, b.program_id FROM relay.outbox b
-        WHERE b.xid = ANY (ARRAY(SELECT ended FROM pg_snapshot_xip(t.before) ended WHERE pg_visible_in_snapshot(ended, t.snapshot)))
-        OFFSET 0
-    ) batch
-)
+    SELECT t.position, t.events, t.snapshot, (SELECT p.snapshot FROM relay.ticks p WHERE p.position = t.after) AS before
+    FROM (
+        SELECT DISTINCT tick.position FROM transactions x, LATERAL (
+            SELECT k.position FROM relay.ticks k
+            WHERE pg_snapshot_xmax(k.snapshot) >= pg_snapshot_xmax($2::text::pg_snapshot) AND pg_snapshot_xmax(k.snapshot) > x.xid
+              AND pg_visible_in_snapshot(x.xid, k.snapshot)
+            ORDER BY pg_snapshot_xmax(k.snapshot), k.position
+            LIMIT 1
+        ) tick
+    ) d, LATERAL (SELECT * FROM relay.ticks k WHERE k.position = d.position OFFSET 0) t
+), ranked AS (` + ranked + `)
 SELECT id, position, tick, count(*) OVER (ORDER BY bytes RANGE BETWEEN 1 FOLLOWING AND $4::bigint FOLLOWING) AS next
 FROM (
     SELECT r.id, r.position, r.tick, sum(o.bytes) OVER (ORDER BY r.program_id, r.position) AS bytes

@@ -17,6 +17,7 @@ const (
 	redisTimeout     = 3 * time.Second // one attempt at one pipeline
 	comparedPrograms = 1000            // in one step
 	maxRefills       = 5               // of one log for one batch: more means that something keeps deleting it
+	headRows         = 20_000          // ranked at a time
 	replayRows       = 4000            // of a large batch or a refill, sent at a time, of at most 2 MiB
 
 	statementTimeout = 30 * time.Second // for what is bounded: a chunk of a large batch, a page of history

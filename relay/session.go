@@ -227,7 +227,7 @@ func (s *session) begin(ctx context.Context) error {
 // readHeads notes the predecessors of what follows the tick upto.
 func (s *session) readHeads(ctx context.Context, upto outbox.Tick) error {
 	err := s.patiently(ctx, func(ctx context.Context) (err error) {
-		s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), upto)
+		s.log.newest, err = outbox.ReadHeads(ctx, s.conn, s.now()-(s.log.window+skewAllowance).Microseconds(), upto, headRows)
 		return err
 	})
 	if err == nil {

@@ -452,51 +452,6 @@ func (q *Queries) RetentionBase(ctx context.Context, db DBTX, retention pgtype.I
 	return i, err
 }
 
-const rowsAfter = `-- name: RowsAfter :many
-SELECT o.id, o.xid::text::bigint AS xid, o.control, o.program_id
-FROM relay.outbox o
-WHERE o.xid >= pg_snapshot_xmin($1::pg_snapshot) AND o.xid < pg_snapshot_xmax($2::pg_snapshot)
-  AND NOT pg_visible_in_snapshot(o.xid, $1) AND pg_visible_in_snapshot(o.xid, $2)
-`
-
-type RowsAfterParams struct {
-	Snapshot string
-	Upto     string
-}
-
-type RowsAfterRow struct {
-	ID        int64
-	Xid       int64
-	Control   bool
-	ProgramID string
-}
-
-// Who wrote what since a snapshot, without the bodies: enough to compute every program's newest position.
-func (q *Queries) RowsAfter(ctx context.Context, db DBTX, arg RowsAfterParams) ([]RowsAfterRow, error) {
-	rows, err := db.Query(ctx, rowsAfter, arg.Snapshot, arg.Upto)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var items []RowsAfterRow
-	for rows.Next() {
-		var i RowsAfterRow
-		if err := rows.Scan(
-			&i.ID,
-			&i.Xid,
-			&i.Control,
-			&i.ProgramID,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const rowsByID = `-- name: RowsByID :many
 SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.performed_by_id, o.performed_by_name, o.created_at, o.control
 FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (id, n) JOIN relay.outbox o ON o.id = wanted.id
