@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -120,24 +121,20 @@ func TestWhatPassedWithoutTheMembershipIsNotRead(t *testing.T) {
 	}
 }
 
-// pausing is a log that answers questions for a program's older entries, from the third on, only when it is let go.
+// pausing is a log that answers questions for a program's older entries slowly, until it is let go.
 type pausing struct {
 	ws.Log
 	program string
-	asked   chan struct{} // takes the first ones
+	asked   atomic.Int64
 	goOn    chan struct{}
 }
 
 func (l *pausing) Before(ctx context.Context, program string, before, after int64, limit int) (ws.Page, error) {
 	if program == l.program {
+		l.asked.Add(1)
 		select {
-		case l.asked <- struct{}{}:
-		default:
-			select {
-			case <-l.goOn:
-			case <-ctx.Done():
-				return ws.Page{}, ctx.Err()
-			}
+		case <-l.goOn:
+		case <-time.After(time.Second):
 		}
 	}
 	return l.Log.Before(ctx, program, before, after, limit)
@@ -159,11 +156,15 @@ func TestCountingLeavesTurnsToOtherPrograms(t *testing.T) {
 	s.burst("p1", 1, 2)
 	l := &pausing{
 		Log:     logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})},
-		program: "p1", asked: make(chan struct{}, 2), goOn: make(chan struct{}),
+		program: "p1", goOn: make(chan struct{}),
 	}
 	n := s.node(func(c *ws.Config) { c.Log = l })
 	c := n.connect("u1", fmt.Sprintf(`"since":"%d"`, start))
 	c.expect("ready", "p2:1", "p2:2")
+	asked := l.asked.Load()
 	close(l.goOn)
 	c.expect("p1:1", "p1:2", "live")
+	if all := l.asked.Load(); asked >= all {
+		t.Errorf("p2 was sent after %d of the %d questions for p1", asked, all)
+	}
 }
