@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -166,5 +167,57 @@ func TestCountingLeavesTurnsToOtherPrograms(t *testing.T) {
 	c.expect("p1:1", "p1:2", "live")
 	if all := l.asked.Load(); asked >= all {
 		t.Errorf("p2 was sent after %d of the %d questions for p1", asked, all)
+	}
+}
+
+// headless is a log whose head isn't known, as on a Redis Cluster.
+type headless struct{ ws.Log }
+
+func (l headless) After(ctx context.Context, program string, after int64, limit int) (ws.Page, error) {
+	page, err := l.Log.After(ctx, program, after, limit)
+	page.Head = 0
+	return page, err
+}
+
+// Where the head isn't known clients were given no checkpoint: who came back had no position for a program of which it had not got an event yet, and missed
+// what had passed meanwhile without being told.
+func TestACheckpointWithoutAHead(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.user("u1", "p1", "p2", "p3")
+	s.relay()
+	start := s.settled()
+	n := s.node(func(c *ws.Config) {
+		c.Log = headless{logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}}
+	})
+	since := map[string]int64{"*": start} // as a client keeps it: p3 stays quiet, and has none of its own
+	for i := 1; i <= 3; i++ {
+		var asked []string
+		for program, at := range since {
+			asked = append(asked, fmt.Sprintf(`"%s":"%d"`, program, at))
+		}
+		c := n.connect("u1", `"since":{`+strings.Join(asked, ",")+`}`)
+		note := func(want ...string) {
+			for _, f := range c.expect(want...) {
+				switch f.Type {
+				case "event":
+					since[f.ProgramID] = f.position()
+				case "live":
+					if since["*"] = f.position(); f.position() < start {
+						t.Fatalf("the checkpoint is %d, want at least %d", f.position(), start)
+					}
+				}
+			}
+		}
+		if i == 1 {
+			note("ready", "live")
+		} else {
+			note("ready", fmt.Sprintf("p2:%d", i-1), "live")
+		}
+		s.emit("p1", i, 1)
+		note(fmt.Sprintf("p1:%d", i))
+		c.close()
+		s.emit("p2", i, 1)
+		s.settled()
 	}
 }

@@ -305,14 +305,19 @@ func (s *socket) report(ctx context.Context) error {
 	return nil
 }
 
-// position returns the checkpoint: everything up to it, in all programs of the connection, has been sent. 0: not known.
+// position returns the checkpoint: everything up to it, in all programs of the connection, has been sent or lies before its beginning. 0: not
+// known, because a gap hasn't been told. Where no room can vouch for more than its entries (Redis Cluster) it stays where the quietest of them began.
 func (s *socket) position() int64 {
 	p := s.member.Position
 	for _, st := range s.seats {
-		if !st.end {
+		switch {
+		case st.end:
+			p = min(p, max(st.cursor, st.vouched))
+		case st.gap == nil:
+			p = min(p, st.cursor)
+		default:
 			return 0
 		}
-		p = min(p, st.vouched)
 	}
 	return p
 }

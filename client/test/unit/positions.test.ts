@@ -81,7 +81,7 @@ test("a gap moves the position, also back; left forgets it", async () => {
   expect(seen).toEqual(["1", "2"]);
 });
 
-// Redis Cluster: no checkpoints. A program without an event had no position, so that what was missed had no name.
+// Without a checkpoint a program without an event had no position, so that what was missed had no name.
 test("a program that can't be resumed is told of a gap", async () => {
   const w = world();
   const gaps: string[] = [];
@@ -100,7 +100,7 @@ const many = (n: number) => {
   return { programs, events: programs.map((programId, i) => event(i, { programId, position: `${1_764_000_000_000_000 + i}` })) };
 };
 
-// Redis Cluster: no checkpoints, so that there was a position for every program, and a frame that the server refuses for good.
+// Without checkpoints there was a position for every program, and a frame that the server refuses for good.
 test("more positions than fit: the newest are named, the smallest stands for the others", () => {
   const { programs, events } = many(3000);
   const p = positions();
