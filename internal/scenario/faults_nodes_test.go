@@ -186,6 +186,7 @@ func secondSignal(t *trial) {
 	t.services(devstack.PostgresConfig{})
 	hasty, other := t.node("SHUTDOWN_GRACE=60s"), t.node()
 	t.audience(hasty, other)
+	crowd(t.T, scenario.NewClient("u0", hasty), scenario.NewClient("u1", hasty)) // of whom one is closed at once
 	t.load(func() {
 		hasty.Signal(syscall.SIGTERM)
 		t.degraded(hasty, 5*time.Second)
