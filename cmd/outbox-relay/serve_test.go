@@ -253,6 +253,29 @@ func TestRolesApart(t *testing.T) {
 	}
 }
 
+// An operator sees a program's log without a server, a token or a membership: what is added, or all of it from a position on.
+func TestTailOfAProgram(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.serve(map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": ""})
+	vars := map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"], "REDIS_URL": s.vars["REDIS_URL"]}
+	s.emit("p2", "not:mine")
+	first := start(t, vars, "tail", "--program", "p2", "--since", "0")
+	events(t, &first.stdout, 1)
+	s.emit("p1", "another:program")
+	s.emit("p2", "added:later")
+	if got := strings.Join(events(t, &first.stdout, 2), " "); got != "not:mine added:later" {
+		t.Errorf("tail printed %s", got)
+	}
+	if code := first.stop(); code != 0 {
+		t.Errorf("tail: exit code %d:\n%s", code, first.stderr.String())
+	}
+	code, _, stderr := call(t, map[string]string{"DATABASE_URL": vars["DATABASE_URL"]}, "tail", "--program", "p2")
+	if code != 2 || !strings.Contains(stderr, "REDIS_URL") || !strings.Contains(stderr, "--user") {
+		t.Errorf("without Redis: exit code %d: %s", code, stderr)
+	}
+}
+
 // TestShutdown looks at the order: readiness turns red and the listener closes before the first socket is closed, the socket is closed with
 // 1012, and the relay still leads until then.
 func TestShutdown(t *testing.T) {

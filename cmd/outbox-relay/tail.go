@@ -35,8 +35,9 @@ func (p *program) tailCommand() *cobra.Command {
 		Use:   "tail",
 		Short: "print events as they arrive, one JSON object a line",
 		Long: "Prints events as they arrive, one JSON object a line. A lost connection is resumed where it was; what couldn't be resumed\n" +
-			"is told on stderr. The token comes from --token-file or --token, or is minted for --user with JWT_ACCESS_SECRET.",
-		Example: "  outbox-relay tail --user u1 --program p1",
+			"is told on stderr. The token comes from --token-file or --token, or is minted for --user with JWT_ACCESS_SECRET.\n" +
+			"With --program alone the events come from DATABASE_URL and REDIS_URL, without a server: all of them, whoever may see them.",
+		Example: "  outbox-relay tail --program p1\n  outbox-relay tail --user u1 --program p1",
 		Args:    noArgs,
 	}
 	cmd.Flags().StringVar(&t.url, "url", "ws://127.0.0.1:8080/ws", "where the server is")
@@ -45,17 +46,21 @@ func (p *program) tailCommand() *cobra.Command {
 	cmd.Flags().StringVar(&token, "token", "", "an access token, instead of --user; who lists this machine's processes sees it")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the access token")
 	cmd.Flags().StringVar(&since, "since", "", "begin after this position")
-	bind(cmd.Flags(), some(tokenSettings...))
+	wanted := some(slices.Concat(tokenSettings, serviceSettings)...)
+	bind(cmd.Flags(), wanted)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, bad := load(cmd.Flags(), p.getenv, some(tokenSettings...))
-		if tokenFile != "" {
+		c, bad := load(cmd.Flags(), p.getenv, wanted)
+		unnamed := user == "" && token == "" && tokenFile == ""
+		if unnamed && t.only != "" {
+			bad.require(&c, map[string]string{"DATABASE_URL": wantDatabase, "REDIS_URL": wantRedis + "; or --user"})
+		} else if tokenFile != "" {
 			text, err := os.ReadFile(tokenFile)
 			if token = strings.TrimSpace(string(text)); err != nil || token == "" {
 				bad.lines = append(bad.lines, fmt.Sprintf("--token-file: no token in %q (%v)", tokenFile, err))
 			}
 		} else if token == "" {
-			if user == "" {
-				bad.lines = append(bad.lines, "--user, --token or --token-file: not set: want whose events to see")
+			if unnamed {
+				bad.lines = append(bad.lines, "--user, --token, --token-file or --program: not set: want whose events to see, or which program's")
 			}
 			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + "; or --token-file (" + wantMint + ")"})
 		}
@@ -77,6 +82,9 @@ func (p *program) tailCommand() *cobra.Command {
 		}
 		if since != "" {
 			t.since["*"] = since
+		}
+		if unnamed {
+			return t.follow(cmd.Context(), &c)
 		}
 		return t.run(cmd.Context())
 	}
@@ -251,13 +259,7 @@ func (t *tailer) frame(message []byte) error {
 			return nil
 		}
 		t.since[f.ProgramID] = f.Position
-		var line bytes.Buffer // the data keeps its bytes all the way, line breaks included
-		if err := json.Compact(&line, message); err != nil {
-			return fmt.Errorf("read a frame: %w", err)
-		}
-		line.WriteByte('\n')
-		_, err := t.stdout.Write(line.Bytes())
-		return err
+		return t.line(message)
 	case "live", "position":
 		t.checkpoint(f.Position, position)
 	case "ready":
@@ -267,6 +269,17 @@ func (t *tailer) frame(message []byte) error {
 		t.moved(f.Type, f.ProgramID, f.Position, f.Before)
 	}
 	return nil
+}
+
+// line prints a frame.
+func (t *tailer) line(frame []byte) error {
+	var line bytes.Buffer // the data keeps its bytes all the way, line breaks included
+	if err := json.Compact(&line, frame); err != nil {
+		return fmt.Errorf("read a frame: %w", err)
+	}
+	line.WriteByte('\n')
+	_, err := t.stdout.Write(line.Bytes())
+	return err
 }
 
 // digits reads a position that was one when it was kept.

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/outboxrelay/outboxrelay/migrations"
+	"github.com/outboxrelay/outboxrelay/outbox"
+	"github.com/outboxrelay/outboxrelay/relay"
+)
+
+const (
+	followPage = 256
+	followPoll = 5 * time.Second // a message on the program's channel may be lost
+)
+
+// follow prints a program's log as it grows, from Redis and Postgres and without a server: every event, whoever may see it.
+func (t *tailer) follow(ctx context.Context, c *config) error {
+	pool, err := openPool(ctx, c.databaseURL)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Check(ctx, pool); err != nil {
+		return err
+	}
+	redis, err := relay.OpenRedis(c.redisURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = redis.Close() }()
+	since, asked := t.since["*"]
+	cursor := digits(since)
+	if !asked {
+		newest, err := outbox.NewestTick(ctx, pool)
+		if err != nil {
+			return err
+		}
+		cursor = newest.Position
+	}
+	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool})
+	if err := h.Subscribe(ctx, "program:"+t.only); err != nil {
+		return err
+	}
+	fmt.Fprintf(t.stderr, "tail: the log of program %q behind %d\n", t.only, cursor)
+	woken := make(chan struct{}, 1)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return h.Watch(ctx, func(string, relay.News) {
+			select {
+			case woken <- struct{}{}:
+			default:
+			}
+		})
+	})
+	group.Go(func() error {
+		for delay := firstRetry; ; {
+			through, more, err := t.print(ctx, h, cursor)
+			switch {
+			case ctx.Err() != nil:
+				return nil //nolint:nilerr // interrupted: that is how tail ends
+			case errors.Is(err, outbox.ErrExpired):
+				if through, err = outbox.Oldest(ctx, pool); err == nil && through > cursor {
+					fmt.Fprintf(t.stderr, "tail: what lies between %d and %d has been deleted\n", cursor, through+1)
+					more = true
+				}
+			case err == nil:
+				delay = firstRetry
+			}
+			if err != nil {
+				fmt.Fprintf(t.stderr, "tail: %s; trying again\n", oneLine(err.Error()))
+				pause(ctx, delay)
+				delay = min(2*delay, lastRetry)
+				continue
+			}
+			if cursor = through; more {
+				continue
+			}
+			select {
+			case <-woken:
+			case <-time.After(followPoll):
+			case <-ctx.Done():
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// print prints the events of a page, and returns where the next one begins.
+func (t *tailer) print(ctx context.Context, h *relay.History, cursor int64) (through int64, more bool, err error) {
+	page, err := h.After(ctx, t.only, cursor, followPage)
+	if err != nil {
+		return cursor, false, err
+	}
+	for _, e := range page.Entries {
+		if e.Control != nil {
+			continue
+		}
+		if err := t.line(e.Frame); err != nil {
+			return cursor, false, err
+		}
+	}
+	return page.Through, page.More, nil
+}
