@@ -10,7 +10,8 @@ import (
 const (
 	flushProbes = 8                      // of each kind are remembered …
 	flushRank   = 2                      // … of which the second least counts: on a busy machine most are held up
-	flushEvery  = time.Second            // one of each is made this often while there are events
+	flushEvery  = time.Second            // one of each is made this often while there are events …
+	flushFirst  = 100 * time.Millisecond // … but at first, until those that were all made in one moment, perhaps a bad one, have been replaced
 	leastFlush  = 250 * time.Microsecond // even without a flush, serialised commits are no more than some thousands a second
 )
 
@@ -31,11 +32,14 @@ type flush struct {
 
 // measureFlush makes some probes, or none if the newest are fresh enough.
 func (s *session) measureFlush(ctx context.Context) error {
-	n := 1
+	n, every := 1, flushEvery
+	if s.flush.probes < 2*flushProbes {
+		every = flushFirst
+	}
 	switch f := &s.flush; {
 	case f.probes == 0:
 		n = flushProbes
-	case time.Since(f.at) < flushEvery:
+	case time.Since(f.at) < every:
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)

@@ -66,3 +66,39 @@ func TestTheFlushIsMeasured(t *testing.T) {
 		t.Errorf("%d probes, %v: made again at once", s.flush.probes-probes, err)
 	}
 }
+
+// All the first probes are made in one moment. Where that was a bad one the relay stayed awake for two seconds at a rate at which it should sleep, and events waited for
+// the next tick.
+func TestTheFirstProbesAreSoonReplaced(t *testing.T) {
+	t.Parallel()
+	s, _, _ := led(t)
+	measure := func(age time.Duration) (made int) {
+		t.Helper()
+		before := s.flush.probes
+		s.flush.at = time.Now().Add(-age)
+		if err := s.measureFlush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return s.flush.probes - before
+	}
+	if n := measure(0); n != flushProbes {
+		t.Fatalf("%d probes at first, want %d", n, flushProbes)
+	}
+	for i := range flushProbes {
+		s.flush.durable[i] = time.Second // a bad moment
+	}
+	for range flushRank {
+		if n := measure(2 * flushFirst); n != 1 {
+			t.Fatalf("%d probes after %v, want 1", n, 2*flushFirst)
+		}
+	}
+	if s.flush.wait > time.Second/2 {
+		t.Errorf("a flush still takes %v", s.flush.wait)
+	}
+	for s.flush.probes < 2*flushProbes {
+		measure(2 * flushFirst)
+	}
+	if n := measure(2 * flushFirst); n != 0 {
+		t.Errorf("%d probes after %v when all of the first ones have been replaced, want none", n, 2*flushFirst)
+	}
+}
