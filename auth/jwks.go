@@ -86,6 +86,9 @@ func newFetcher() *http.Client {
 			if len(via) > maxRedirects {
 				return errors.New("too many redirects")
 			}
+			if r.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
+				return errors.New("redirected from https to http")
+			}
 			_, err := parseJWKSURL(r.URL.String())
 			return err
 		},
