@@ -234,7 +234,9 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, patience 
 	if !tick.Replayable || tick.Events == 0 {
 		return nil
 	}
-	batches, err := batchesOf(ctx, conn, tick, patience)
+	batches, err := within(ctx, patience, func(ctx context.Context) ([]outboxdb.TicksAfterRow, error) {
+		return queries.TicksAfter(ctx, conn, tick.After)
+	})
 	if err != nil {
 		return fmt.Errorf("read the batches of tick %d: %w", tick.Position, err)
 	}
@@ -249,12 +251,6 @@ func Replay(ctx context.Context, conn *pgx.Conn, tick Tick, limit int, patience 
 		after = b.Snapshot
 	}
 	return nil
-}
-
-func batchesOf(ctx context.Context, conn *pgx.Conn, tick Tick, patience time.Duration) ([]outboxdb.TicksAfterRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	return queries.TicksAfter(ctx, conn, tick.After)
 }
 
 func replayBatch(

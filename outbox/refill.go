@@ -151,6 +151,7 @@ func fetchRefill(ctx context.Context, conn *pgx.Conn, limit int) (rows []Row, ne
 	return rows, next, nil
 }
 
+// within bounds what a statement may take.
 func within[T any](ctx context.Context, d time.Duration, do func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()

@@ -26,20 +26,32 @@ func (r *running) says(t *testing.T, pattern string) (found []string) {
 	return found
 }
 
-// Who empties the outbox by hand, as tests do between one another, took the newest tick's rows with it, and no relay started again.
-func TestTheOutboxIsEmptiedByHand(t *testing.T) {
-	t.Parallel()
-	s := newStack(t)
+// published has a relay publish an event and its head, and stops it.
+func (s *stack) published() (id int64, newest outbox.Tick) {
+	s.t.Helper()
 	r := s.relay(nil)
-	first := s.emit("p0", nil)
-	s.eventuallyLog("p0", first)
-	testenv.Eventually(t, 10*time.Second, func() error {
-		if head := s.redis.Get(t.Context(), "socket:events:head").Val(); !strings.HasSuffix(head, fmt.Sprint(s.newest())) {
+	id = s.emit("p0", nil)
+	s.eventuallyLog("p0", id)
+	testenv.Eventually(s.t, 10*time.Second, func() error {
+		if head := s.redis.Get(s.t.Context(), "socket:events:head").Val(); !strings.HasSuffix(head, fmt.Sprint(s.newest())) {
 			return fmt.Errorf("the head is %s", head)
 		}
 		return nil
 	})
 	r.stop()
+	s.left()
+	newest, err := outbox.NewestTick(s.t.Context(), s.pool)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return id, newest
+}
+
+// Who empties the outbox by hand, as tests do between one another, took the newest tick's rows with it, and no relay started again.
+func TestTheOutboxIsEmptiedByHand(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	first, _ := s.published()
 	if _, err := s.pool.Exec(t.Context(), "TRUNCATE relay.outbox"); err != nil {
 		t.Fatal(err)
 	}
@@ -52,14 +64,7 @@ func TestTheOutboxIsEmptiedByHand(t *testing.T) {
 func TestRowsOfAnUnpublishedTickAreDeletedByHand(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	r := s.relay(nil)
-	first := s.emit("p0", nil)
-	s.eventuallyLog("p0", first)
-	r.stop()
-	newest, err := outbox.NewestTick(t.Context(), s.pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first, newest := s.published()
 	lost, left := s.emit("p0", nil), s.emit("p0", nil)
 	if tick, _, err := outbox.Next(t.Context(), testenv.Conn(t, s.url), newest, newest.Cluster, 10); err != nil || tick.Events != 2 {
 		t.Fatalf("tick %v (%v)", tick, err)
@@ -67,7 +72,7 @@ func TestRowsOfAnUnpublishedTickAreDeletedByHand(t *testing.T) {
 	if _, err := s.pool.Exec(t.Context(), "DELETE FROM relay.outbox WHERE id = $1", lost); err != nil {
 		t.Fatal(err)
 	}
-	r = s.relay(nil)
+	r := s.relay(nil)
 	remedy := r.says(t, `if that is meant, run: (UPDATE relay\.ticks [^\n;]*)`)
 	if _, err := s.pool.Exec(t.Context(), remedy[1], pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatalf("%s: %v", remedy[1], err)
@@ -80,17 +85,10 @@ func TestRowsOfAnUnpublishedTickAreDeletedByHand(t *testing.T) {
 func TestTheNewerTimelineIsGone(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
-	r := s.relay(nil)
-	first := s.emit("p0", nil)
-	s.eventuallyLog("p0", first)
-	r.stop()
-	newest, err := outbox.NewestTick(t.Context(), s.pool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first, newest := s.published()
 	seen := newest.Position + 1000
 	s.redis.Set(t.Context(), "socket:events:head", fmt.Sprintf("%d:%d:%d", newest.Cluster.SystemID, newest.Cluster.Timeline+1, seen), 0)
-	r = s.relay(nil)
+	r := s.relay(nil)
 	remedy := r.says(t, `gone for good, run in Redis: SET (\S+) (\S+)`)
 	s.redis.Set(t.Context(), remedy[1], remedy[2], 0)
 	s.newHistory(seen, newest.Position)

@@ -93,9 +93,9 @@ func (t *topics) wanted(name string) bool {
 }
 
 // Watch calls wake with a topic for every message on it and every confirmation of its subscription, until ctx ends; then it returns nil. A connection
-// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block, and may be called by several goroutines at once: a relay
-// whose Config.Near is h calls it too, before Redis does. Watch also keeps the History's
-// idea of the database's clock, which it compares cursors with, up to date.
+// that fails or goes silent is dialled anew, and every topic is confirmed, and so woken, again. Ready tells meanwhile. wake must not block, and may be called
+// by several goroutines at once: a relay whose Config.Near is h calls it too, before Redis does. Watch also keeps the History's idea of the database's
+// clock, which it compares cursors with, up to date.
 func (h *History) Watch(ctx context.Context, wake func(topic string, news News)) error {
 	h.near.set(wake)
 	defer h.near.set(nil)

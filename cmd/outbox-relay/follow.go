@@ -58,36 +58,38 @@ func (t *tailer) follow(ctx context.Context, c *config) error {
 		})
 	})
 	group.Go(func() error {
-		for delay := firstRetry; ; {
-			through, more, err := t.print(ctx, h, cursor)
-			switch {
-			case ctx.Err() != nil:
-				return nil //nolint:nilerr // interrupted: that is how tail ends
-			case errors.Is(err, outbox.ErrExpired):
-				if through, err = outbox.Oldest(ctx, pool); err == nil && through > cursor {
-					fmt.Fprintf(t.stderr, "tail: what lies between %d and %d has been deleted\n", cursor, through+1)
-					more = true
-				}
-			case err == nil:
-				delay = firstRetry
-			}
-			if err != nil {
-				fmt.Fprintf(t.stderr, "tail: %s; trying again\n", oneLine(err.Error()))
-				pause(ctx, delay)
-				delay = min(2*delay, lastRetry)
-				continue
-			}
-			if cursor = through; more {
-				continue
-			}
-			select {
-			case <-woken:
-			case <-time.After(followPoll):
-			case <-ctx.Done():
-			}
-		}
+		t.printAll(ctx, h, pool, cursor, woken)
+		return nil
 	})
 	return group.Wait()
+}
+
+// printAll prints what lies behind cursor until ctx ends. It looks again when woken.
+func (t *tailer) printAll(ctx context.Context, h *relay.History, db outbox.DB, cursor int64, woken <-chan struct{}) {
+	for delay := firstRetry; ctx.Err() == nil; {
+		through, more, err := t.print(ctx, h, cursor)
+		if errors.Is(err, outbox.ErrExpired) {
+			if through, err = outbox.Oldest(ctx, db); err == nil && through > cursor {
+				fmt.Fprintf(t.stderr, "tail: what lies between %d and %d has been deleted\n", cursor, through+1)
+				more = true
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			fmt.Fprintf(t.stderr, "tail: %s; trying again\n", oneLine(err.Error()))
+			pause(ctx, delay)
+			delay = min(2*delay, lastRetry)
+			continue
+		}
+		cursor, delay = max(cursor, through), firstRetry
+		if more {
+			continue
+		}
+		select {
+		case <-woken:
+		case <-time.After(followPoll):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // print prints the events of a page, and returns where the next one begins.
