@@ -11,7 +11,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -493,12 +492,7 @@ func TestJWKSAddress(t *testing.T) {
 // TestErrorsDontQuoteTheAddress: an address may have a key in its query.
 func TestErrorsDontQuoteTheAddress(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close() // nobody answers
-	v := running(t, relaxed, Config{JWKSURL: "http://" + l.Addr().String() + "/jwks?key=topsecret"})
+	v := running(t, relaxed, Config{JWKSURL: "http://" + testenv.FreeAddr(t) + "/jwks?key=topsecret"})
 	testenv.Eventually(t, 10*time.Second, func() error {
 		reasons, _ := v.Ready()
 		if len(reasons) != 1 || !strings.Contains(reasons[0], "refused") {

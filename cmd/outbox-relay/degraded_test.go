@@ -172,7 +172,7 @@ func TestAStandbyIsShown(t *testing.T) {
 	leads := a.serve(nil)
 	standby := *a.site
 	standby.vars = maps.Clone(a.vars)
-	standby.vars["LISTEN_ADDR"], standby.vars["ADMIN_ADDR"] = freeAddr(t), freeAddr(t)
+	standby.vars["LISTEN_ADDR"], standby.vars["ADMIN_ADDR"] = testenv.FreeAddr(t), testenv.FreeAddr(t)
 	b := standby.serve(nil)
 	role := func(leader bool, gauge int) {
 		t.Helper()

@@ -32,7 +32,7 @@ func devVars(t *testing.T) map[string]string {
 	}
 	return map[string]string{
 		"OUTBOX_RELAY_DATA": data, "OUTBOX_RELAY_POSTGRES": rung(os.Getenv("OUTBOX_RELAY_POSTGRES")), "OUTBOX_RELAY_CACHE": os.Getenv("OUTBOX_RELAY_CACHE"),
-		"HOME": os.Getenv("HOME"), "LISTEN_ADDR": freeAddr(t), "ADMIN_ADDR": freeAddr(t),
+		"HOME": os.Getenv("HOME"), "LISTEN_ADDR": testenv.FreeAddr(t), "ADMIN_ADDR": testenv.FreeAddr(t),
 	}
 }
 

@@ -136,7 +136,7 @@ func TestDoctorFindsMissingGrants(t *testing.T) {
 func TestDoctorLooksAtSettingsAndServers(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	nobody := freeAddr(t)
+	nobody := testenv.FreeAddr(t)
 	s.doctor(map[string]string{"JWT_ACCESS_SECRET": "short", "PING_INTERVAL": "60s"}, "settings: JWT_ACCESS_SECRET", "settings: PING_TIMEOUT")
 	s.doctor(map[string]string{"DATABASE_URL": "", "REDIS_URL": ""}, "settings: DATABASE_URL: not set", "settings: REDIS_URL: not set")
 	s.doctor(map[string]string{"DATABASE_URL": "postgres://u:topsecret@" + nobody + "/d"}, "connect to DATABASE_URL")

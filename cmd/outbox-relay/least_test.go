@@ -166,7 +166,7 @@ func (s *site) leastRights(more string, servers ...*devstack.Redis) {
 // live runs the two halves apart, then together, through all that they do with Redis.
 func (s *site) live(client redis.UniversalClient, root string) {
 	t := s.t
-	relayVars := map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": "", "ADMIN_ADDR": freeAddr(t), "REDIS_URL": asUser(t, root, "relay")}
+	relayVars := map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": "", "ADMIN_ADDR": testenv.FreeAddr(t), "REDIS_URL": asUser(t, root, "relay")}
 	half := s.serve(relayVars)
 	s.emit("p1", "a:first")
 	s.settled()

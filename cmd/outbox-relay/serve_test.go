@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -36,18 +35,8 @@ func newSite(t *testing.T) *site {
 		t.Fatal(err)
 	}
 	return &site{t, pool, with(map[string]string{
-		"DATABASE_URL": url, "REDIS_URL": testenv.Redis(t), "LISTEN_ADDR": freeAddr(t), "ADMIN_ADDR": freeAddr(t), "SHUTDOWN_GRACE": "50ms",
+		"DATABASE_URL": url, "REDIS_URL": testenv.Redis(t), "LISTEN_ADDR": testenv.FreeAddr(t), "ADMIN_ADDR": testenv.FreeAddr(t), "SHUTDOWN_GRACE": "50ms",
 	})}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // serve starts a server with further settings and waits until it is ready.
@@ -237,7 +226,7 @@ func TestListeners(t *testing.T) {
 func TestRolesApart(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	admin := freeAddr(t)
+	admin := testenv.FreeAddr(t)
 	s.serve(map[string]string{"ROLE": "relay", "JWT_ACCESS_SECRET": "", "ADMIN_ADDR": admin, "RELAY_POLL_ONLY": "true"})
 	s.serve(map[string]string{"ROLE": "ws"})
 	if _, body, err := get("http://" + admin + "/readyz"); err != nil || !strings.Contains(body, "poll-only") {

@@ -108,10 +108,10 @@ func sweep(root string, log *slog.Logger) {
 	}
 }
 
-// freePort returns a TCP port on 127.0.0.1 on which nobody listens, nor on the one 10,000 above, which a node of a Redis Cluster needs too. Both lie
-// below the range from which systems take the ports of outgoing connections, so that a server which is down for a moment finds its port free when it
-// comes back, and no port is the other one of another.
-func freePort() (int, error) {
+// FreePort returns a TCP port on 127.0.0.1 on which nobody listens, nor on the one 10,000 above, which a node of a Redis Cluster needs too. Both lie
+// below the range from which systems take the ports of outgoing connections and of listeners that ask for port 0, so that a server which isn't up yet, or
+// is down for a moment, finds its port free, and no port is the other one of another.
+func FreePort() (int, error) {
 	for range 50 {
 		port := 15000 + rand.IntN(7000)
 		if listenable(port) && listenable(port+10_000) {

@@ -241,7 +241,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 
 func (p *Postgres) choosePort() (err error) {
 	if p.Port = cmp.Or(p.Port, p.cfg.Port); p.Port == 0 {
-		p.Port, err = freePort()
+		p.Port, err = FreePort()
 	}
 	return err
 }

@@ -262,7 +262,7 @@ func (r *Redis) port() (int, error) {
 	if r.cfg.Port != 0 {
 		return r.cfg.Port, nil
 	}
-	return freePort()
+	return FreePort()
 }
 
 func (r *Redis) launch(ctx context.Context, port int, more []string) error {

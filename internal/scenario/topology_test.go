@@ -167,7 +167,7 @@ func authority(t *testing.T) (ca, certificate, key string) {
 func TestRedisOverTLS(t *testing.T) {
 	t.Parallel()
 	ca, certificate, key := authority(t)
-	address := scenario.FreeAddress(t)
+	address := testenv.FreeAddr(t)
 	_, port, _ := strings.Cut(address, ":")
 	server := testenv.OwnRedis(t, "--tls-port", port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", ca, "--tls-auth-clients", "no")
 	w := scenario.New(t, testenv.Postgres(t), "rediss://"+address+"/0", 3, 2)

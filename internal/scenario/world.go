@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -114,24 +112,10 @@ func RemoveBinary() {
 // Node starts a node with further settings (NAME=value) and waits until it serves. It is killed at the end of the test.
 func (w *World) Node(env ...string) *Node {
 	w.t.Helper()
-	n := &Node{world: w, env: env, address: FreeAddress(w.t), admin: FreeAddress(w.t)}
+	n := &Node{world: w, env: env, address: testenv.FreeAddr(w.t), admin: testenv.FreeAddr(w.t)}
 	n.Start()
 	w.t.Cleanup(n.Kill)
 	return n
-}
-
-// FreeAddress returns an address below the range of outgoing connections: a node that is down finds it free when it comes back.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(17000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // Start starts the node (again), on the addresses that it had.

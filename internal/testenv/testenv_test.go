@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"net/url"
+	"os"
 	"testing"
 	"time"
 
@@ -268,5 +270,24 @@ func receive(t *testing.T, c net.Conn, want string) {
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
 		t.Fatalf("received %q (error %v), want %q", got, err, want)
+	}
+}
+
+// TestFreeAddr: nobody who listens on any port, or connects, is given the port between the call and its use.
+func TestFreeAddr(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Skip("the range of the system's own choice is known on Linux only")
+	}
+	var low, high int
+	if _, err := fmt.Sscan(string(text), &low, &high); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		addr := netip.MustParseAddrPort(testenv.FreeAddr(t))
+		if port := int(addr.Port()); port >= low && port <= high {
+			t.Errorf("port %d is one that the system gives away (%d to %d)", port, low, high)
+		}
 	}
 }

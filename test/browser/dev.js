@@ -24,13 +24,17 @@ export async function tempFolder(t) {
   return dir;
 }
 
+// freePort takes none from the range that the system gives to those who ask for any port: somebody could be given it before the server listens.
 async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 7_000);
+    const server = createServer().listen(port, "127.0.0.1");
+    const free = await once(server, "listening").then(() => true, () => false);
+    if (!free) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 // startDev resolves, when dev has printed it, to the page's URL, the admin listener's, what dev wrote until now, and `restart`, which

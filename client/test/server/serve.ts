@@ -8,14 +8,20 @@ import { onTestFinished } from "vitest";
 
 const binary = fileURLToPath(new URL("../../../bin/outbox-relay", import.meta.url));
 
+/** freePort takes none from the range that the system gives to those who ask for any port: somebody could be given it before the server listens. */
 async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (!address || typeof address === "string") throw new Error("no port");
-  return address.port;
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 7_000);
+    const server = createServer().listen(port, "127.0.0.1");
+    const free = await once(server, "listening").then(
+      () => true,
+      () => false,
+    );
+    if (!free) continue;
+    server.close();
+    await once(server, "close");
+    return port;
+  }
 }
 
 /** serve starts a server of the role ws with these settings; it is stopped when the test ends. */
