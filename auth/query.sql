@@ -14,7 +14,9 @@ SELECT (u.id IS NOT NULL)::boolean AS found,
        ARRAY(SELECT p.program_id FROM (
            SELECT m.program_id::text COLLATE "C" AS program_id
            FROM relay.program_members m
-           WHERE m.user_id = asked.user_id AND m.is_active AND u.is_active AND m.program_id::text <> ALL (pending.programs)
+           WHERE m.user_id = asked.user_id AND m.is_active AND u.is_active
+           EXCEPT
+           SELECT unnest(pending.programs) COLLATE "C"
            UNION
            SELECT unnest(pending.were) COLLATE "C"
        ) p ORDER BY p.program_id)::text[] AS programs,

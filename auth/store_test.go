@@ -121,6 +121,31 @@ func TestMembershipOfALateTransaction(t *testing.T) {
 	}
 }
 
+// TestManyChangesThatWait: a user whose memberships in very many programs changed in one transaction is answered before its tick too, within a
+// socket's patience; each of the programs was compared with each.
+func TestManyChangesThatWait(t *testing.T) {
+	t.Parallel()
+	pool, _ := testenv.DB(t)
+	d, s := &database{t: t, pool: pool}, auth.NewStore(pool)
+	d.exec("INSERT INTO relay.users (id) VALUES ('u1')")
+	d.tick(10, 1)
+	const programs = 60_000
+	d.exec("ALTER TABLE relay.program_members DISABLE TRIGGER track_membership") // it does what follows, one by one
+	d.exec("INSERT INTO relay.program_members SELECT 'u1', 'p' || n FROM generate_series(1, $1) n", programs)
+	d.exec(`INSERT INTO relay.outbox (program_id, event, data, performed_by_id, control)
+		SELECT m.program_id, 'relay:membership', '{"userId":"u1","change":"in"}', 'u1', true FROM relay.program_members m`)
+	ctx := testenv.Context(t, 10*time.Second)
+	of := func(want int) {
+		t.Helper()
+		if m, err := s.Membership(ctx, "u1"); err != nil || len(m.Programs) != want {
+			t.Fatalf("%d programs, want %d (%v)", len(m.Programs), want, err)
+		}
+	}
+	of(0)
+	d.tick(10+programs, programs)
+	of(programs)
+}
+
 func TestOldestAndResets(t *testing.T) {
 	t.Parallel()
 	pool, _ := testenv.DB(t)
