@@ -81,7 +81,7 @@ func denials(t *testing.T, client redis.UniversalClient) string {
 }
 
 // With the least rights that docs/SECURITY.md names, in Postgres and in Redis, everything works: relay and node apart, live, catch-up, repair
-// of a deleted log, of a foreign one and of a flushed Redis, the start of a new history, erase and doctor. And nothing more is allowed.
+// of a deleted log, of a foreign one and of a flushed Redis, the start of a new history, erase, explain and doctor. And nothing more is allowed.
 func TestLeastRights(t *testing.T) {
 	t.Parallel()
 	newSite(t).leastRights("")
@@ -154,6 +154,9 @@ func (s *site) leastRights(more string, servers ...*devstack.Redis) {
 	}
 	if code, _, stderr := call(s.t, map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"], "REDIS_URL": asUser(s.t, root, "eraser")}, "erase", "--event", id); code != 0 {
 		s.t.Errorf("erase: exit code %d: %s", code, stderr)
+	}
+	if code, stdout, stderr := call(s.t, map[string]string{"DATABASE_URL": s.vars["DATABASE_URL"], "REDIS_URL": asUser(s.t, root, "ws")}, "explain", "--user", "u1", "--event", id); code != 0 || !strings.Contains(stdout, "u1 was a member then") {
+		s.t.Errorf("explain: exit code %d: %s%s", code, stdout, stderr)
 	}
 	for _, one := range roots {
 		if got := denials(s.t, one); got != "" {
