@@ -6,13 +6,15 @@
 -- lock_user serialises the membership changes of one user until the end of the transaction, so that "user deactivated" and
 -- "member added" can't both be decided on a state that the other one is changing. A row, not an advisory lock: ten thousand
 -- changes in one transaction don't fill the lock table, and under REPEATABLE READ the loser gets a serialization failure instead
--- of a decision on stale data.
+-- of a decision on stale data. (A function in SQL would be planned anew for every row: that was most of the time of loading users.)
 -- +goose StatementBegin
 CREATE FUNCTION relay.lock_user(user_id text) RETURNS void
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     INSERT INTO relay.user_locks AS l (user_id, xid) VALUES (lock_user.user_id, pg_current_xact_id())
-    ON CONFLICT ON CONSTRAINT user_locks_pkey DO UPDATE SET xid = excluded.xid WHERE l.xid <> excluded.xid
+    ON CONFLICT ON CONSTRAINT user_locks_pkey DO UPDATE SET xid = excluded.xid WHERE l.xid <> excluded.xid;
+END
 $$;
 -- +goose StatementEnd
 
@@ -139,7 +141,7 @@ CREATE FUNCTION relay.naming(relation oid, names text[]) RETURNS text
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    list text[] := '{}';
+    list text := '';
     name text;
 BEGIN
     FOREACH name IN ARRAY names LOOP
@@ -147,9 +149,9 @@ BEGIN
             RAISE EXCEPTION 'relay: the table has no column %', quote_ident(name)
                 USING ERRCODE = 'undefined_column', HINT = 'The arguments of the triggers track_user and track_membership name columns.';
         END IF;
-        list := array_append(list, format('CASE WHEN ($1).%1$I IS NOT NULL THEN format(''%%s'', ($1).%1$I) END', name));
+        list := list || format(', CASE WHEN ($1).%1$I IS NOT NULL THEN format(''%%s'', ($1).%1$I) END', name);
     END LOOP;
-    RETURN format('SELECT ARRAY[%s]', array_to_string(list, ', '));
+    RETURN format('SELECT ARRAY[%s]', substr(list, 3));
 END
 $$;
 -- +goose StatementEnd
@@ -162,17 +164,19 @@ CREATE FUNCTION relay.track_membership() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    naming text;
     before text[];
     after  text[];
 BEGIN
     IF TG_NARGS < 2 THEN
         RAISE EXCEPTION 'relay.track_membership: the arguments must name the columns of the user and the program';
     END IF;
+    naming := relay.naming(TG_RELID, TG_ARGV);
     IF TG_OP <> 'INSERT' THEN
-        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO before USING OLD;
+        EXECUTE naming INTO before USING OLD;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO after USING NEW;
+        EXECUTE naming INTO after USING NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND TG_NARGS > 2 AND before = after THEN
         RETURN NULL;
@@ -194,17 +198,19 @@ CREATE FUNCTION relay.track_user() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    naming text;
     before text[];
     after  text[];
 BEGIN
     IF TG_NARGS < 1 THEN
         RAISE EXCEPTION 'relay.track_user: the argument must name the column of the user''s id';
     END IF;
+    naming := relay.naming(TG_RELID, TG_ARGV);
     IF TG_OP <> 'INSERT' THEN
-        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO before USING OLD;
+        EXECUTE naming INTO before USING OLD;
     END IF;
     IF TG_OP <> 'DELETE' THEN
-        EXECUTE relay.naming(TG_RELID, TG_ARGV) INTO after USING NEW;
+        EXECUTE naming INTO after USING NEW;
     END IF;
     IF TG_OP = 'UPDATE' AND TG_NARGS > 1 AND before = after THEN
         RETURN NULL;
