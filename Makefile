@@ -63,7 +63,7 @@ bench-curves: build ## how cost grows, with plots, into docs/
 	$(GO) run ./bench -binary bin/outbox-relay -curves docs
 
 bench-micro: ## the hot paths, 6 times each, for benchstat
-	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./relay ./ws ./auth
+	$(GO) test -run '^$$' -bench . -benchmem -count 6 ./migrations ./relay ./ws ./auth
 
 model: ## the model of the relay's core, verified exhaustively, and its mutants refuted (spin)
 	scripts/model

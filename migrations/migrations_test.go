@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-func exec(t *testing.T, conn *pgx.Conn, statements ...string) {
+func exec(t testing.TB, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	for _, s := range statements {
 		if _, err := conn.Exec(t.Context(), s, pgx.QueryExecModeSimpleProtocol); err != nil {
