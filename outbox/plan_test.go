@@ -132,6 +132,7 @@ func TestTheTickOfATransactionIsLookedForOnce(t *testing.T) {
 	for query, args := range map[string]string{
 		numbered(t, read("query.sql"), "OldestRows", program):                                                            between,
 		numbered(t, read("query.sql"), "NewestRows", program):                                                            between,
+		numbered(t, read("query.sql"), "Event", []string{"id bigint"}):                                                   strconv.Itoa(rows),
 		numbered(t, read("../auth/query.sql"), "Changes", []string{"user_ids text", "afters bigint", "throughs bigint"}): fmt.Sprintf("ARRAY['u'], ARRAY[0], ARRAY[%d]", last.Position),
 	} {
 		handled, plan := analyze(t, conn, query, args)
