@@ -54,7 +54,7 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	client := redis.NewClient(options)
 	defer client.Close()
-	l := &Log{redis: client, limits: limits{5 * time.Minute, 10_000}, newest: map[string]int64{}}
+	l := newLogWriter(Config{Redis: client, RecentTTL: 5 * time.Minute, LogLimit: 10_000})
 	if err := l.load(b.Context()); err != nil {
 		b.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (s *session) clear(ctx context.Context) error {
 // clearing removes the logs in steps, each of which has a deadline of its own: a Redis may hold any number of other keys. A step that fails begins
 // anew, with the masters of then: a cursor means nothing to another server.
 type clearing struct {
-	log     *Log
+	log     *logWriter
 	masters []redis.UniversalClient // the first is being scanned
 	cursor  uint64
 	begun   bool

@@ -32,7 +32,7 @@ func (c *clock) position(ctx context.Context, pool *pgxpool.Pool) (int64, error)
 			return 0, err
 		}
 	}
-	return micros(last.at.Add(time.Since(last.read))), nil
+	return last.at.Add(time.Since(last.read)).UnixMicro(), nil
 }
 
 func (c *clock) ask(ctx context.Context, pool *pgxpool.Pool) (*reading, error) {

@@ -3,7 +3,6 @@ package relay
 import (
 	"encoding/json"
 	"strconv"
-	"time"
 
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
@@ -103,6 +102,3 @@ func appendEscaped(b []byte, s string) []byte {
 	}
 	return append(b, text...)
 }
-
-// micros is a time as a position: microseconds since 1970.
-func micros(t time.Time) int64 { return t.UnixMicro() }

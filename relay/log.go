@@ -6,7 +6,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"time"
@@ -45,17 +44,20 @@ var errLimits = errors.New("something has changed or deleted " + limitsKey)
 // errNewer says that a relay on a newer timeline of the same cluster has taken over. This one's primary is the old one.
 var errNewer = errors.New("a relay on a newer timeline has taken over: this relay's Postgres is an old primary")
 
-// Log appends to the programs' logs. It belongs to the session that leads: predecessors are what this session has seen.
-type Log struct {
+// logWriter appends to the programs' logs. It belongs to the session that leads: predecessors are what this session has seen.
+type logWriter struct {
 	limits
 	redis redis.UniversalClient
-	log   *slog.Logger
 	now   func() int64 // the database's clock, as a position
 
 	newest map[string]int64 // the predecessor: each program's newest position within the window
 	head   string           // what the head key is believed to hold
 
 	sharded bool // pub/sub of the Cluster: a message goes to the subscribers of its slot's master only
+}
+
+func newLogWriter(c Config) *logWriter {
+	return &logWriter{limits: limits{c.RecentTTL, c.LogLimit}, redis: c.Redis, newest: map[string]int64{}}
 }
 
 // limits are what the logs are trimmed by. They stand in Redis beside the head, for what a log lacks was trimmed by those of then.
@@ -88,15 +90,15 @@ type part struct {
 	foreign   bool // what lies at its key isn't a log
 }
 
-// reply is what the append script says.
+// reply is what a script says.
 type reply struct {
-	status   string // ok, behind, late
-	position string
+	status string // of append.lua: ok, behind, late; of head.lua: ok, changed, newer
+	value  string // a position, a number of entries or a head, as the script has it
 }
 
 // append sends the parts in one pipeline, one script call per program, and returns the programs whose log has lost its end, or isn't one. An error means
 // that some appends may have happened: the same call can be repeated.
-func (l *Log) append(ctx context.Context, parts []part) (behind []part, err error) {
+func (l *logWriter) append(ctx context.Context, parts []part) (behind []part, err error) {
 	pipe := l.redis.Pipeline()
 	cmds := make([]*redis.Cmd, len(parts))
 	for i, p := range parts {
@@ -117,7 +119,7 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 		case err != nil:
 			return nil, fmt.Errorf("append to %s: %w", keyPrefix+parts[i].program, err)
 		case r.status == "late":
-			return nil, fmt.Errorf("%w (%s at %s)", errLate, keyPrefix+parts[i].program, r.position)
+			return nil, fmt.Errorf("%w (%s at %s)", errLate, keyPrefix+parts[i].program, r.value)
 		case r.status == "behind":
 			behind = append(behind, parts[i])
 		default:
@@ -129,7 +131,7 @@ func (l *Log) append(ctx context.Context, parts []part) (behind []part, err erro
 
 // life is how long a log must be kept after p has been appended: until p's last entry leaves the window by the database's clock. Positions
 // may be ahead of that clock, after it was set back or after a rebase.
-func (l *Log) life(p part) time.Duration {
+func (l *logWriter) life(p part) time.Duration {
 	ahead := max(0, p.positions[len(p.positions)-1]-l.now())
 	return l.window + skewAllowance + time.Duration(ahead)*time.Microsecond
 }
@@ -145,7 +147,7 @@ func parseReply(cmd *redis.Cmd) (reply, error) {
 	return reply{fields[0], fields[1]}, nil
 }
 
-func (l *Log) publishCommand() string { return publishCommand(l.sharded) }
+func (l *logWriter) publishCommand() string { return publishCommand(l.sharded) }
 
 // publishCommand is the one of the two kinds of pub/sub that the nodes subscribe by: what is sent by the other reaches nobody.
 func publishCommand(sharded bool) string {
@@ -155,7 +157,7 @@ func publishCommand(sharded bool) string {
 	return "PUBLISH"
 }
 
-// tellNodes makes every node forget what it has buffered and read all memberships again.
+// tellNodes makes every node forget what it has buffered and read all memberships again, as of position at least.
 func tellNodes(ctx context.Context, client redis.UniversalClient, position int64) error {
 	found, err := inspect(ctx, client)
 	if err != nil {
@@ -165,7 +167,7 @@ func tellNodes(ctx context.Context, client redis.UniversalClient, position int64
 }
 
 // load makes the scripts known to the server; on a cluster to each master.
-func (l *Log) load(ctx context.Context) error {
+func (l *logWriter) load(ctx context.Context) error {
 	found, err := inspect(ctx, l.redis)
 	if err != nil {
 		return err
@@ -183,16 +185,16 @@ func (l *Log) load(ctx context.Context) error {
 
 // publishHead says that everything through position is in the logs. changed: the head was not what this session left there, so Redis
 // has lost something or somebody has written: the logs must be compared before the head is set again.
-func (l *Log) publishHead(ctx context.Context, cluster outbox.Cluster, position int64) (changed bool, err error) {
+func (l *logWriter) publishHead(ctx context.Context, cluster outbox.Cluster, position int64) (changed bool, err error) {
 	cmd := headScript.EvalSha(ctx, l.redis, []string{headKey}, l.head, cluster.SystemID, cluster.Timeline, position)
 	r, err := parseReply(cmd)
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("set %s: %w", headKey, err)
 	case r.status == "newer":
-		return false, fmt.Errorf("%w (%s)", errNewer, r.position)
+		return false, fmt.Errorf("%w (%s)", errNewer, r.value)
 	}
-	l.head = r.position
+	l.head = r.value
 	return r.status == "changed", nil
 }
 
@@ -235,7 +237,7 @@ func headPosition(text string) int64 {
 }
 
 // checkLimits makes sure that the logs are trimmed by what they say they are. Where all is lost it says it again.
-func (l *Log) checkLimits(ctx context.Context) error {
+func (l *logWriter) checkLimits(ctx context.Context) error {
 	pipe := l.redis.Pipeline()
 	held, head := pipe.Get(ctx, limitsKey), pipe.Get(ctx, headKey)
 	_, _ = pipe.Exec(ctx) // each command has its own error
@@ -258,7 +260,7 @@ func (l *Log) checkLimits(ctx context.Context) error {
 }
 
 // inWindow returns the programs whose log must be there, and forgets the others.
-func (l *Log) inWindow(now int64) []string {
+func (l *logWriter) inWindow(now int64) []string {
 	programs := make([]string, 0, len(l.newest))
 	for program, position := range l.newest {
 		if position < now-l.window.Microseconds() {
@@ -272,7 +274,7 @@ func (l *Log) inWindow(now int64) []string {
 
 // compare asks for the newest entry of the programs' logs, and returns the programs whose log has lost its end, and those whose log holds something
 // newer than this session has appended. It doesn't fetch the entries, which may be large.
-func (l *Log) compare(ctx context.Context, programs []string) (lost, foreign []string, err error) {
+func (l *logWriter) compare(ctx context.Context, programs []string) (lost, foreign []string, err error) {
 	pipe := l.redis.Pipeline()
 	type counts struct{ newest, newer *redis.IntCmd }
 	cmds := make([]counts, len(programs))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ import (
 // the real append script on a real Redis.
 type model struct {
 	redis *redis.Client
-	log   *Log
+	log   *logWriter
 	truth []int64 // positions, ascending: all ticks so far
 	tick  int     // truth[:tick] were published before the newest tick
 	saved string  // a DUMP of the key at some earlier time, to be restored
@@ -32,11 +31,10 @@ const (
 	modelMost   = 12
 )
 
-func newModelLog(client *redis.Client) *Log {
-	return &Log{
-		redis: client, limits: limits{modelWindow, modelMost}, log: slog.New(slog.DiscardHandler), newest: map[string]int64{},
-		now: func() int64 { return 0 },
-	}
+func newModelLog(client *redis.Client) *logWriter {
+	l := newLogWriter(Config{Redis: client, RecentTTL: modelWindow, LogLimit: modelMost})
+	l.now = func() int64 { return 0 }
+	return l
 }
 
 func modelPart(positions []int64) part {
@@ -48,7 +46,7 @@ func modelPart(positions []int64) part {
 }
 
 // publish appends the newest tick, and refills like a session does when the log has lost its end.
-func (m *model) publish(ctx context.Context, t *rapid.T, l *Log) {
+func (m *model) publish(ctx context.Context, t *rapid.T, l *logWriter) {
 	batch := m.truth[m.tick:]
 	if len(batch) == 0 {
 		return
@@ -75,7 +73,7 @@ func (m *model) commit(n int) {
 }
 
 // newSession is what a new leader knows: everything through the tick before the newest, from Postgres.
-func (m *model) newSession() *Log {
+func (m *model) newSession() *logWriter {
 	l := newModelLog(m.redis)
 	if m.tick > 0 {
 		l.newest["p1"] = m.truth[m.tick-1]
@@ -121,7 +119,7 @@ func TestAppendNeverWritesOverAHole(t *testing.T) {
 		if err := m.log.load(ctx); err != nil {
 			rt.Fatal(err)
 		}
-		var zombie *Log // a former leader …
+		var zombie *logWriter // a former leader …
 		var late []int64
 		rt.Repeat(map[string]func(*rapid.T){
 			"readers come back": func(rt *rapid.T) {

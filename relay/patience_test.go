@@ -32,9 +32,7 @@ func led(t *testing.T) (*session, *pgxpool.Pool, *testenv.TCPProxy) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &session{Relay: r, last: outbox.Tick{Snapshot: outbox.Genesis}, log: &Log{
-		limits: limits{r.config.RecentTTL, r.config.LogLimit}, redis: client, log: r.config.Logger, newest: map[string]int64{},
-	}}
+	s := &session{Relay: r, last: outbox.Tick{Snapshot: outbox.Genesis}, log: newLogWriter(r.config)}
 	s.log.now = s.now
 	s.dial(t)
 	return s, pool, proxy

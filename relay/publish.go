@@ -190,7 +190,7 @@ func (s *session) repair(ctx context.Context, lost []string) error {
 // published does what follows an append.
 func (s *session) published(ctx context.Context, created time.Time, users []string) error {
 	s.health.set(stateLog, "")
-	s.metrics.lag.Observe(max(0, time.Duration((s.now()-micros(created))*1000).Seconds()))
+	s.metrics.lag.Observe(float64(max(0, s.now()-created.UnixMicro())) / 1e6)
 	return s.wakeUsers(ctx, users)
 }
 

@@ -32,13 +32,14 @@ const (
 SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on; SET default_transaction_isolation = 'read committed'; ` + outbox.PlanSettings
 )
 
-// session is one Postgres session that leads, from the lock to the loss of the connection. One goroutine owns all of it.
+// session is one Postgres session that leads, from the lock to the loss of the connection. One goroutine owns it; only while a chunk is on its way,
+// the one that sends it has log.
 type session struct {
 	*Relay
 	conn    *pgx.Conn
 	cluster outbox.Cluster
 	last    outbox.Tick // the newest tick; fully published between steps
-	log     *Log
+	log     *logWriter
 
 	used      time.Time // when the session last answered
 	compared  time.Time // when Redis was last compared
@@ -74,7 +75,7 @@ func (r *Relay) session(ctx context.Context) error {
 	}
 	s := &session{
 		Relay: r, conn: conn, cluster: server.Cluster, used: time.Now(), clockAt: server.Now, clockRead: time.Now(),
-		log: &Log{limits: limits{r.config.RecentTTL, r.config.LogLimit}, redis: r.config.Redis, log: r.config.Logger, newest: map[string]int64{}},
+		log: newLogWriter(r.config),
 	}
 	s.log.now = s.now
 	group, ctx := errgroup.WithContext(ctx)
@@ -295,8 +296,8 @@ func (s *session) openLog(ctx context.Context) error {
 	})
 }
 
-// now is the database's clock as a position, carried on by the monotonic clock.
-func (s *session) now() int64 { return micros(s.clockAt.Add(time.Since(s.clockRead))) }
+// now is the database's clock as a position (microseconds since 1970), carried on by the monotonic clock.
+func (s *session) now() int64 { return s.clockAt.Add(time.Since(s.clockRead)).UnixMicro() }
 
 // keepAlive pings the session if it hasn't been used for a while.
 func (s *session) keepAlive(ctx context.Context) error {

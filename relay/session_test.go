@@ -38,8 +38,9 @@ func TestAFormerLeaderDeletesNoLog(t *testing.T) {
 	at := server.Now.UnixMicro()
 	s := &session{
 		Relay: r, conn: conn, cluster: server.Cluster, used: time.Now(), clockAt: server.Now, clockRead: time.Now(),
-		log: &Log{limits: limits{r.config.RecentTTL, r.config.LogLimit}, redis: client, log: r.config.Logger, newest: map[string]int64{"p1": at}},
+		log: newLogWriter(r.config),
 	}
+	s.log.newest["p1"] = at
 	for _, position := range []int64{at, at + 1} { // the second is the successor's
 		if err := client.ZAdd(t.Context(), keyPrefix+"p1", redis.Z{Score: float64(position), Member: position}).Err(); err != nil {
 			t.Fatal(err)
