@@ -137,14 +137,14 @@ func (s *session) asleep(ctx context.Context) error {
 		return err
 	}
 	var (
-		wakes pace
+		wakes arrivals
 		doze  = awakePoll
 		hot   bool // the last fallback read found events
 		late  unasked
 	)
 	s.notified = 0
 	for s.sleeping {
-		wait := s.Relay.poll
+		wait := s.fallback
 		dozing := len(writers) > 0
 		switch {
 		case dozing:
@@ -307,9 +307,9 @@ func (s *session) pace(worked time.Duration) time.Duration {
 // fast reports whether so many commits in so long a time are more than a tenth of what serialised ones could be: 1 / (10 × flush).
 func fast(commits int64, d, flush time.Duration) bool { return time.Duration(commits)*10*flush > d }
 
-// pace remembers when the last commits came that woke the relay. There are so many that chance alone doesn't bring them together: commits
+// arrivals remembers when the last commits came that woke the relay. There are so many that chance alone doesn't bring them together: commits
 // come in clusters.
-type pace struct {
+type arrivals struct {
 	at   [32]time.Time
 	next int
 	last time.Time // the newest wake-up
@@ -317,13 +317,13 @@ type pace struct {
 
 // fast notes the commits of one wake-up and reports whether they come fast. They came after the wake-up before: however many there are, after a
 // stall, that alone is no haste; and a relay that is slow itself, with many for each of its wake-ups, counts them all.
-func (p *pace) fast(now time.Time, commits int, flush time.Duration) bool {
+func (a *arrivals) fast(now time.Time, commits int, flush time.Duration) bool {
 	var oldest time.Time
 	for range commits {
-		oldest = p.at[p.next]
-		p.at[p.next] = p.last
-		p.next = (p.next + 1) % len(p.at)
+		oldest = a.at[a.next]
+		a.at[a.next] = a.last
+		a.next = (a.next + 1) % len(a.at)
 	}
-	p.last = now
-	return !oldest.IsZero() && fast(int64(max(commits, len(p.at))), now.Sub(oldest), flush)
+	a.last = now
+	return !oldest.IsZero() && fast(int64(max(commits, len(a.at))), now.Sub(oldest), flush)
 }

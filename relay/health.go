@@ -22,6 +22,9 @@ const (
 	stateEviction     = "eviction"     // Redis may drop what it should keep: logs are rebuilt now and then, and nobody gets a checkpoint
 )
 
+// leaderStates are those of a relay that leads.
+var leaderStates = []string{stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction}
+
 const connecting = "connecting to Postgres"
 
 // health knows which states are degraded, and why.
@@ -73,7 +76,7 @@ func (h *health) set(state, reason string) {
 
 // standby clears what only a leader can know.
 func (h *health) standby() {
-	for _, state := range []string{stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction} {
+	for _, state := range leaderStates {
 		h.set(state, "")
 	}
 }

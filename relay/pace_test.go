@@ -21,10 +21,10 @@ func TestCommitsThatComeTogetherCount(t *testing.T) {
 		"very many, by a relay that is slow itself": {100 * time.Millisecond, 100, true},
 		"very many, after a stall":                  {500 * time.Millisecond, 100, false},
 	} {
-		var p pace
+		var wakes arrivals
 		got := false
 		for n := range 64 {
-			got = p.fast(time.Unix(1, 0).Add(time.Duration(n)*test.every), test.commits, flush)
+			got = wakes.fast(time.Unix(1, 0).Add(time.Duration(n)*test.every), test.commits, flush)
 		}
 		if got != test.want {
 			t.Errorf("%s: fast is %v, want %v", name, got, test.want)
@@ -35,11 +35,11 @@ func TestCommitsThatComeTogetherCount(t *testing.T) {
 // A few commits that happen to come together, as after a moment's stall, aren't fast: awake, the others would wait for the next tick.
 func TestAFewTogetherAreNotFast(t *testing.T) {
 	t.Parallel()
-	var p pace
+	var wakes arrivals
 	now := time.Unix(1, 0)
 	for range 10 { // 200 a second, which come by twenties
 		for range 20 {
-			if p.fast(now, 1, 250*time.Microsecond) {
+			if wakes.fast(now, 1, 250*time.Microsecond) {
 				t.Fatal("turned awake")
 			}
 			now = now.Add(100 * time.Microsecond)

@@ -66,7 +66,7 @@ type Relay struct {
 	patience time.Duration // for one statement; statementTimeout, but for tests
 	quiet    time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
 	nearFor  time.Duration // the relay relies on a head that it has set for this long; nearFor, but for tests
-	poll     time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
+	fallback time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 
 // New checks the configuration. It connects to nothing.
@@ -77,8 +77,8 @@ func New(c Config) (*Relay, error) {
 	}
 	m := newMetrics(c.Registerer)
 	return &Relay{
-		config: c, metrics: m, patience: statementTimeout, quiet: quietFor, poll: fallbackPoll, nearFor: nearFor,
-		health: newHealth(c.Logger, m.degraded, stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction),
+		config: c, metrics: m, patience: statementTimeout, quiet: quietFor, fallback: fallbackPoll, nearFor: nearFor,
+		health: newHealth(c.Logger, m.degraded, leaderStates...),
 	}, nil
 }
 

@@ -88,7 +88,7 @@ func TestASleepingRelayIsWokenByEverySingleEvent(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	arrivals := s.arrivals()
-	r := s.relayWith(nil, func(r *relay.Relay) { relay.SetPoll(r, deaf) })
+	r := s.relayWith(nil, func(r *relay.Relay) { relay.SetFallback(r, deaf) })
 	for n := range times(20, 200) {
 		testenv.Eventually(t, 10*time.Second, r.asleep(t))
 		program := "p" + strconv.Itoa(n)
@@ -106,7 +106,7 @@ func TestNoWakeUpIsLostWhileFallingAsleep(t *testing.T) {
 	s := newStack(t)
 	r := s.relayWith(nil, func(r *relay.Relay) {
 		relay.SetQuiet(r, 0)
-		relay.SetPoll(r, deaf)
+		relay.SetFallback(r, deaf)
 	})
 	testenv.Eventually(t, 10*time.Second, r.asleep(t))
 	want := float64(times(200, 3000))
