@@ -1,9 +1,11 @@
 package outbox
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -57,7 +59,7 @@ func (e *Event) validate() (string, error) {
 		return invalid("program_id", "must be 1 to 128 of A-Z a-z 0-9 . _ : - and begin with a letter or digit")
 	case !namePattern.MatchString(string(e.Name)) || len(e.Name) > 64:
 		return invalid("event", "must be noun:verb in lower case, at most 64 characters")
-	case len(e.Name) > 6 && e.Name[:6] == "relay:":
+	case strings.HasPrefix(string(e.Name), "relay:"):
 		return invalid("event", "must not begin with relay:, which is reserved")
 	}
 	for _, f := range []struct {
@@ -69,7 +71,7 @@ func (e *Event) validate() (string, error) {
 		{"performed_by_name", e.By.Name, 256},
 		{"traceparent", e.Traceparent, 128},
 	} {
-		if !utf8.ValidString(f.value) || containsNUL(f.value) {
+		if !utf8.ValidString(f.value) || strings.ContainsRune(f.value, 0) {
 			return invalid(f.column, "must be valid UTF-8 without NUL")
 		}
 		if utf8.RuneCountInString(f.value) > f.bound {
@@ -90,7 +92,7 @@ func (e *Event) marshalData() (string, error) {
 	switch {
 	case len(text) > MaxDataBytes:
 		return "", &InvalidError{Field: "data", Reason: fmt.Sprintf("must be at most %d bytes, is %d", MaxDataBytes, len(text))}
-	case !json.Valid(text) || !utf8.Valid(text) || firstByte(text) != '{':
+	case !json.Valid(text) || !utf8.Valid(text) || !bytes.HasPrefix(bytes.TrimLeft(text, " \t\n\r"), []byte("{")):
 		return "", &InvalidError{Field: "data", Reason: "must be a JSON object"}
 	}
 	return string(text), nil
@@ -105,22 +107,4 @@ func rawOrMarshal(data any) ([]byte, error) {
 		return d, nil
 	}
 	return json.Marshal(data)
-}
-
-func firstByte(text []byte) byte {
-	for _, b := range text {
-		if b != ' ' && b != '\t' && b != '\n' && b != '\r' {
-			return b
-		}
-	}
-	return 0
-}
-
-func containsNUL(s string) bool {
-	for i := range len(s) {
-		if s[i] == 0 {
-			return true
-		}
-	}
-	return false
 }

@@ -27,8 +27,8 @@ type Retention struct {
 const deleteChunk = 5000
 
 // Delete removes what is older than age, in transactions of at most 5,000 rows, and returns how many rows went. A tick goes before its
-// rows: from then on older cursors have expired, and no position is ever computed from part of a batch. The newest tick and the one
-// before it stay, whatever their age. Writers never wait for it: it takes no lock that an INSERT conflicts with.
+// rows: from then on older cursors have expired, and no position is ever computed from part of a batch. The newest tick stays, whatever its age,
+// with those that were committed together with it and the one before. Writers never wait for it: it takes no lock that an INSERT conflicts with.
 func (r *Retention) Delete(ctx context.Context, db DB, age time.Duration) (int64, error) {
 	base, err := r.base(ctx, db, age)
 	if errors.Is(err, pgx.ErrNoRows) {
