@@ -1,7 +1,5 @@
 package auth
 
-import "time"
-
 // Membership is what the database said of a user in one statement: the user as of now, the programs as of the newest tick. A
 // membership change that this tick doesn't contain yet is undone, because its control entry will follow in the log.
 type Membership struct {
@@ -12,10 +10,9 @@ type Membership struct {
 	Name     string   // first and last name
 	Programs []string // active memberships as of Position, ascending
 
-	Position int64     // the newest tick: every row at or below it has been given its position; 0: none yet
-	Oldest   int64     // the lowest position from which history can be read: below it a cursor has expired; 0: nothing has been deleted
-	Now      time.Time // the database's clock
-	Resets   []Reset   // stretches of positions that a failover or a restore has replaced, ascending; almost always empty
+	Position int64   // the newest tick: every row at or below it has been given its position; 0: none yet
+	Oldest   int64   // the lowest position from which history can be read: below it a cursor has expired; 0: nothing has been deleted
+	Resets   []Reset // stretches of positions that a failover or a restore has replaced, ascending; almost always empty
 }
 
 // Reset is a stretch of positions whose events may not have survived: a cursor strictly between After and Before has met events

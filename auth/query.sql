@@ -23,7 +23,6 @@ SELECT (u.id IS NOT NULL)::boolean AS found,
        base.position::bigint AS position,
        coalesce((SELECT CASE WHEN t.after <> 0 THEN t.position ELSE 0 END
                  FROM relay.ticks t ORDER BY t.position LIMIT 1), 0)::bigint AS oldest,
-       clock_timestamp()::timestamptz AS now,
        ARRAY(SELECT t.rebased_from FROM relay.ticks t WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_after,
        ARRAY(SELECT t.position - t.events + 1 FROM relay.ticks t
              WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_before

@@ -82,7 +82,7 @@ func (s *Store) readMemberships(ctx context.Context, users []string) ([]Membersh
 	for i, row := range rows {
 		m := Membership{
 			UserID: users[i], Found: row.Found, Active: row.Active, Role: row.Role, Name: row.Name, Programs: row.Programs,
-			Position: row.Position, Oldest: row.Oldest, Now: row.Now.Time,
+			Position: row.Position, Oldest: row.Oldest,
 		}
 		for k := range row.ResetAfter {
 			m.Resets = append(m.Resets, Reset{After: row.ResetAfter[k], Before: row.ResetBefore[k]})

@@ -74,7 +74,7 @@ func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before,
 			return fmt.Errorf("find the tick of position %d: %w", before-1, err)
 		}
 		p := page{tx: tx, program: program, after: after, before: before, direction: -1, limit: limit, maxBytes: int64(maxBytes)}
-		for top := upper.Snapshot; len(p.rows) < limit && p.bytes < p.maxBytes; {
+		for top := upper; len(p.rows) < limit && p.bytes < p.maxBytes; {
 			bottom, done, err := boundBelow(ctx, tx, program, base.Snapshot, top, limit-len(p.rows))
 			if err != nil {
 				return err
@@ -129,16 +129,16 @@ func boundAbove(ctx context.Context, tx pgx.Tx, program, lower string, newest Ti
 
 // boundBelow is boundAbove from the other end: the snapshot above which about limit rows lie. done says that it is lower itself.
 func boundBelow(ctx context.Context, tx pgx.Tx, program, lower, upper string, limit int) (snapshot string, done bool, err error) {
-	ticks, err := queries.NewestRows(ctx, tx, outboxdb.NewestRowsParams{
+	snapshots, err := queries.NewestRows(ctx, tx, outboxdb.NewestRowsParams{
 		Program: program, Lower: lower, Upper: upper, MaxRows: int32(2 * limit),
 	})
 	if err != nil {
 		return "", false, fmt.Errorf("find the ticks of program %q: %w", program, err)
 	}
-	if len(ticks) < 2*limit {
+	if len(snapshots) < 2*limit {
 		return lower, true, nil
 	}
-	return ticks[limit-1].BeforeSnapshot, false, nil
+	return snapshots[limit-1], false, nil
 }
 
 // page collects the rows of one answer.

@@ -41,10 +41,10 @@ FROM (SELECT) one LEFT JOIN LATERAL (
 ) b ON true;
 
 -- name: Upper :one
--- The first tick whose position reaches the given one, else the newest.
-(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t WHERE t.position >= @position ORDER BY t.position LIMIT 1)
+-- The snapshot of the first tick whose position reaches the given one, else of the newest.
+(SELECT t.snapshot::text AS snapshot FROM relay.ticks t WHERE t.position >= @position ORDER BY t.position LIMIT 1)
 UNION ALL
-(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t ORDER BY t.position DESC LIMIT 1)
+(SELECT t.snapshot::text AS snapshot FROM relay.ticks t ORDER BY t.position DESC LIMIT 1)
 LIMIT 1;
 
 -- name: OldestRows :many
@@ -68,8 +68,8 @@ FROM (
 ORDER BY tick.position;
 
 -- name: NewestRows :many
--- The same from the other end: the ticks of a program's last rows, descending, each with the snapshot that it extends.
-SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
+-- The same from the other end: the ticks of a program's last rows, descending; of each the snapshot that it extends.
+SELECT coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
     SELECT l.xid, count(*) AS rows FROM (
         SELECT o.xid FROM relay.outbox o

@@ -7,8 +7,6 @@ package authdb
 
 import (
 	"context"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 const changes = `-- name: Changes :many
@@ -114,7 +112,6 @@ SELECT (u.id IS NOT NULL)::boolean AS found,
        base.position::bigint AS position,
        coalesce((SELECT CASE WHEN t.after <> 0 THEN t.position ELSE 0 END
                  FROM relay.ticks t ORDER BY t.position LIMIT 1), 0)::bigint AS oldest,
-       clock_timestamp()::timestamptz AS now,
        ARRAY(SELECT t.rebased_from FROM relay.ticks t WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_after,
        ARRAY(SELECT t.position - t.events + 1 FROM relay.ticks t
              WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_before
@@ -142,7 +139,6 @@ type MembershipsRow struct {
 	Programs    []string
 	Position    int64
 	Oldest      int64
-	Now         pgtype.Timestamptz
 	ResetAfter  []int64
 	ResetBefore []int64
 }
@@ -166,7 +162,6 @@ func (q *Queries) Memberships(ctx context.Context, db DBTX, userIds []string) ([
 			&i.Programs,
 			&i.Position,
 			&i.Oldest,
-			&i.Now,
 			&i.ResetAfter,
 			&i.ResetBefore,
 		); err != nil {

@@ -157,7 +157,7 @@ func (q *Queries) Event(ctx context.Context, db DBTX, id int64) (EventRow, error
 }
 
 const newestRows = `-- name: NewestRows :many
-SELECT tick.position, coalesce(before.position, 0)::bigint AS before_position, coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
+SELECT coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
     SELECT l.xid, count(*) AS rows FROM (
         SELECT o.xid FROM relay.outbox o
@@ -182,14 +182,8 @@ type NewestRowsParams struct {
 	MaxRows int32
 }
 
-type NewestRowsRow struct {
-	Position       int64
-	BeforePosition int64
-	BeforeSnapshot string
-}
-
-// The same from the other end: the ticks of a program's last rows, descending, each with the snapshot that it extends.
-func (q *Queries) NewestRows(ctx context.Context, db DBTX, arg NewestRowsParams) ([]NewestRowsRow, error) {
+// The same from the other end: the ticks of a program's last rows, descending; of each the snapshot that it extends.
+func (q *Queries) NewestRows(ctx context.Context, db DBTX, arg NewestRowsParams) ([]string, error) {
 	rows, err := db.Query(ctx, newestRows,
 		arg.Program,
 		arg.Lower,
@@ -200,13 +194,13 @@ func (q *Queries) NewestRows(ctx context.Context, db DBTX, arg NewestRowsParams)
 		return nil, err
 	}
 	defer rows.Close()
-	var items []NewestRowsRow
+	var items []string
 	for rows.Next() {
-		var i NewestRowsRow
-		if err := rows.Scan(&i.Position, &i.BeforePosition, &i.BeforeSnapshot); err != nil {
+		var before_snapshot string
+		if err := rows.Scan(&before_snapshot); err != nil {
 			return nil, err
 		}
-		items = append(items, i)
+		items = append(items, before_snapshot)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -578,21 +572,16 @@ func (q *Queries) TicksAfter(ctx context.Context, db DBTX, after int64) ([]Ticks
 }
 
 const upper = `-- name: Upper :one
-(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t WHERE t.position >= $1 ORDER BY t.position LIMIT 1)
+(SELECT t.snapshot::text AS snapshot FROM relay.ticks t WHERE t.position >= $1 ORDER BY t.position LIMIT 1)
 UNION ALL
-(SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t ORDER BY t.position DESC LIMIT 1)
+(SELECT t.snapshot::text AS snapshot FROM relay.ticks t ORDER BY t.position DESC LIMIT 1)
 LIMIT 1
 `
 
-type UpperRow struct {
-	Position int64
-	Snapshot string
-}
-
-// The first tick whose position reaches the given one, else the newest.
-func (q *Queries) Upper(ctx context.Context, db DBTX, position int64) (UpperRow, error) {
+// The snapshot of the first tick whose position reaches the given one, else of the newest.
+func (q *Queries) Upper(ctx context.Context, db DBTX, position int64) (string, error) {
 	row := db.QueryRow(ctx, upper, position)
-	var i UpperRow
-	err := row.Scan(&i.Position, &i.Snapshot)
-	return i, err
+	var snapshot string
+	err := row.Scan(&snapshot)
+	return snapshot, err
 }
