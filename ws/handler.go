@@ -225,11 +225,10 @@ func (h *Hub) admit(s *socket, user string) bool {
 	return true
 }
 
-// remove forgets a socket whose pump has ended.
+// remove forgets a socket whose pump has ended, and so has called end.
 func (h *Hub) remove(s *socket) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.waiting.remove(s)
 	delete(h.sockets, s)
 	if user := s.admitted; user != "" {
 		h.users[user] = slices.DeleteFunc(h.users[user], func(other *socket) bool { return other == s })

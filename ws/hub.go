@@ -227,7 +227,7 @@ func (h *Hub) wakeTopic(topic string, news News) {
 		for _, s := range h.users[name] {
 			s.poke(func() { s.pending.recheck = true })
 		}
-	case nodesTopic:
+	case NodesTopic:
 		for _, r := range h.rooms {
 			r.forget()
 		}

@@ -32,13 +32,13 @@ type Log interface {
 // NodesTopic is the topic on which nodes learn that they must forget what they have buffered and read all memberships again, because an
 // event was erased or a new history has begun. Watch reports it without being asked, and at every confirmation: a node that was away for a
 // moment may have missed it.
-const NodesTopic = nodesTopic
+const NodesTopic = "nodes"
 
 // ProgramTopic is the topic on which a program's room is woken.
-func ProgramTopic(program string) string { return "program:" + program }
+func ProgramTopic(program string) string { return programTopic + ":" + program }
 
 // UserTopic is the topic on which nodes learn that a user's memberships changed.
-func UserTopic(user string) string { return "user:" + user }
+func UserTopic(user string) string { return userTopic + ":" + user }
 
 // News is what a wake-up may bring: all entries of the program that lie behind After, up to the last of Entries. Who has everything up to
 // After needn't read the log. Without entries there is something to read, up to After at least; 0 if unknown.

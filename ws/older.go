@@ -113,21 +113,22 @@ func (r *room) covers(cursor int64) bool {
 func (r *room) lockOlder(ctx context.Context, gone <-chan struct{}) (release func(), err error) {
 	r.queue.Add(1)
 	defer r.queue.Add(-1)
-	select {
-	case r.older <- struct{}{}:
-	case <-gone:
-		return nil, context.Canceled
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	enter := func(c chan struct{}) error {
+		select {
+		case c <- struct{}{}:
+			return nil
+		case <-gone:
+			return context.Canceled
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	select {
-	case r.hub.older <- struct{}{}:
-	case <-gone:
+	if err := enter(r.older); err != nil {
+		return nil, err
+	}
+	if err := enter(r.hub.older); err != nil {
 		<-r.older
-		return nil, context.Canceled
-	case <-ctx.Done():
-		<-r.older
-		return nil, ctx.Err()
+		return nil, err
 	}
 	return func() {
 		if r.queue.Load() == 0 {

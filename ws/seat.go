@@ -46,7 +46,7 @@ func (s *socket) advance(ctx context.Context) (more bool, err error) {
 			}
 			more = more || again
 		}
-		again, err := s.read1(ctx, st)
+		again, err := s.advanceSeat(ctx, st)
 		if err != nil {
 			return false, err
 		}
@@ -61,8 +61,8 @@ func (s *socket) advance(ctx context.Context) (more bool, err error) {
 	return more, nil
 }
 
-// read1 handles the next entries of one seat.
-func (s *socket) read1(ctx context.Context, st *seat) (more bool, err error) {
+// advanceSeat handles the next entries of one seat.
+func (s *socket) advanceSeat(ctx context.Context, st *seat) (more bool, err error) {
 	st.end = false
 	if !st.located || st.barrier != 0 {
 		return false, nil

@@ -7,12 +7,13 @@ import (
 	"sync"
 )
 
+// The kinds of topics that name something; NodesTopic is a kind of its own, without a name.
 const (
-	programTopic  = "program"
-	userTopic     = "user"
-	nodesTopic    = "nodes" // no name: an event was erased, or a new history has begun
-	topicsPerCall = 500
+	programTopic = "program"
+	userTopic    = "user"
 )
+
+const topicsPerCall = 500
 
 func splitTopic(topic string) (kind, name string) {
 	kind, name, _ = strings.Cut(topic, ":")

@@ -11,6 +11,7 @@ import (
 	"github.com/outboxrelay/outboxrelay/migrations"
 	"github.com/outboxrelay/outboxrelay/outbox"
 	"github.com/outboxrelay/outboxrelay/relay"
+	"github.com/outboxrelay/outboxrelay/ws"
 )
 
 const (
@@ -43,7 +44,7 @@ func (t *tailer) follow(ctx context.Context, c *config) error {
 		cursor = newest.Position
 	}
 	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool})
-	if err := h.Subscribe(ctx, "program:"+t.only); err != nil {
+	if err := h.Subscribe(ctx, ws.ProgramTopic(t.only)); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.stderr, "tail: the log of program %q behind %d\n", t.only, cursor)
