@@ -111,16 +111,13 @@ func settings() []setting {
 // The settings that a command takes.
 var (
 	databaseSettings = []string{"DATABASE_URL"}
+	serviceSettings  = []string{"DATABASE_URL", "REDIS_URL"}
 	tokenSettings    = []string{"JWT_ACCESS_SECRET", "JWT_ISSUER", "JWT_AUDIENCE"}
 )
 
-// some returns the named settings, all of them if there is no name.
+// some returns the named settings.
 func some(names ...string) []setting {
-	list := settings()
-	if len(names) == 0 {
-		return list
-	}
-	return slices.DeleteFunc(list, func(s setting) bool { return !slices.Contains(names, s.name) })
+	return slices.DeleteFunc(settings(), func(s setting) bool { return !slices.Contains(names, s.name) })
 }
 
 // bind adds the flags of settings.

@@ -61,7 +61,7 @@ func (d *doctor) note(subject, format string, args ...any) {
 	fmt.Fprintf(d.out, "note     %s: %s\n", subject, oneLine(fmt.Sprintf(format, args...)))
 }
 
-// check runs one check, of connectTimeout at most; its error is the finding.
+// check runs one check, of twice connectTimeout at most; its error is the finding.
 func (d *doctor) check(ctx context.Context, subject, good string, work func(ctx context.Context) error) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()

@@ -148,6 +148,7 @@ const (
 	triggerDelete   = 1 << 3
 	triggerUpdate   = 1 << 4
 	triggerTruncate = 1 << 5
+	triggerChanges  = triggerInsert | triggerDelete | triggerUpdate
 )
 
 // behind is every table that the two tables, or the views in their place, are read from, with the triggers that track it.
@@ -173,7 +174,7 @@ func (d *doctor) membershipTriggers(ctx context.Context, conn *pgx.Conn) {
 		return
 	}
 	var table, name, state string
-	var kind, all int
+	var kind int
 	seen := map[string]int{} // what makes a table's triggers fire
 	var tables []string
 	_, err = pgx.ForEachRow(rows, []any{&table, &name, &state, &kind}, func() error {
@@ -195,7 +196,7 @@ func (d *doctor) membershipTriggers(ctx context.Context, conn *pgx.Conn) {
 		return
 	}
 	for _, table := range tables {
-		if all = triggerInsert | triggerDelete | triggerUpdate; seen[table]&all != all {
+		if seen[table]&triggerChanges != triggerChanges {
 			d.find("memberships", "%s has no trigger that tracks every INSERT, UPDATE and DELETE, so changes stay unseen: attach relay.track_user or relay.track_membership, or one named relay_… (docs/MEMBERSHIP.md)", table)
 		} else if seen[table]&triggerTruncate == 0 {
 			d.find("memberships", "TRUNCATE of %s would stay unseen: attach relay.refuse_truncate (docs/MEMBERSHIP.md)", table)

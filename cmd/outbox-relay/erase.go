@@ -11,8 +11,6 @@ import (
 	"github.com/outboxrelay/outboxrelay/relay"
 )
 
-var serviceSettings = []string{"DATABASE_URL", "REDIS_URL"}
-
 func (p *program) eraseCommand() *cobra.Command {
 	var id int64
 	var wait time.Duration

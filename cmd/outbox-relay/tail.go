@@ -22,15 +22,15 @@ import (
 // tailer is a client that prints events and resumes where it was.
 type tailer struct {
 	*program
-	url, only string
-	fixed     bool // there is one token; else each connection gets a new one
-	token     func() (string, error)
-	since     map[string]string // last position of each program; "*": the checkpoint
+	url, only, user string
+	token           string // the one that was given; empty: each connection gets a new one, for user
+	mint            func(user string, ttl time.Duration) (string, error)
+	since           map[string]string // last position of each program; "*": the checkpoint
 }
 
 func (p *program) tailCommand() *cobra.Command {
 	t := &tailer{program: p, since: map[string]string{}}
-	var token, tokenFile, user, since string
+	var tokenFile, since string
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "print events as they arrive, one JSON object a line",
@@ -42,27 +42,19 @@ func (p *program) tailCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&t.url, "url", "ws://127.0.0.1:8080/ws", "where the server is")
 	cmd.Flags().StringVar(&t.only, "program", "", "only this program; without it all of the user's")
-	cmd.Flags().StringVar(&user, "user", "", "whose events to see")
-	cmd.Flags().StringVar(&token, "token", "", "an access token, instead of --user; who lists this machine's processes sees it")
+	cmd.Flags().StringVar(&t.user, "user", "", "whose events to see")
+	cmd.Flags().StringVar(&t.token, "token", "", "an access token, instead of --user; who lists this machine's processes sees it")
 	cmd.Flags().StringVar(&tokenFile, "token-file", "", "file that holds the access token")
 	cmd.Flags().StringVar(&since, "since", "", "begin after this position")
 	wanted := some(slices.Concat(tokenSettings, serviceSettings)...)
 	bind(cmd.Flags(), wanted)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, bad := load(cmd.Flags(), p.getenv, wanted)
-		unnamed := user == "" && token == "" && tokenFile == ""
-		if unnamed && t.only != "" {
+		serverless := t.only != "" && t.user == "" && t.token == "" && tokenFile == ""
+		if serverless {
 			bad.require(&c, map[string]string{"DATABASE_URL": wantDatabase, "REDIS_URL": wantRedis + "; or --user"})
-		} else if tokenFile != "" {
-			text, err := os.ReadFile(tokenFile)
-			if token = strings.TrimSpace(string(text)); err != nil || token == "" {
-				bad.lines = append(bad.lines, fmt.Sprintf("--token-file: no token in %q (%v)", tokenFile, err))
-			}
-		} else if token == "" {
-			if unnamed {
-				bad.lines = append(bad.lines, "--user, --token, --token-file or --program: not set: want whose events to see, or which program's")
-			}
-			bad.require(&c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + "; or --token-file (" + wantMint + ")"})
+		} else {
+			t.identify(&c, bad, tokenFile)
 		}
 		if strings.Trim(since, "0123456789") != "" {
 			bad.lines = append(bad.lines, fmt.Sprintf("--since: %q is no position: want digits only", since))
@@ -73,22 +65,32 @@ func (p *program) tailCommand() *cobra.Command {
 		if err := bad.err(); err != nil {
 			return err
 		}
-		t.fixed = token != ""
-		t.token = func() (string, error) {
-			if t.fixed {
-				return token, nil
-			}
-			return c.auth.Mint(user, 15*time.Minute)
-		}
 		if since != "" {
 			t.since["*"] = since
 		}
-		if unnamed {
+		if serverless {
 			return t.follow(cmd.Context(), &c)
 		}
 		return t.run(cmd.Context())
 	}
 	return cmd
+}
+
+// identify notes the token, or what one is minted with, and adds to bad what is missing.
+func (t *tailer) identify(c *config, bad *usageError, tokenFile string) {
+	t.mint = c.auth.Mint
+	switch {
+	case tokenFile != "":
+		text, err := os.ReadFile(tokenFile)
+		if t.token = strings.TrimSpace(string(text)); err != nil || t.token == "" {
+			bad.lines = append(bad.lines, fmt.Sprintf("--token-file: no token in %q (%v)", tokenFile, err))
+		}
+	case t.token == "":
+		if t.user == "" {
+			bad.lines = append(bad.lines, "--user, --token, --token-file or --program: not set: want whose events to see, or which program's")
+		}
+		bad.require(c, map[string]string{"JWT_ACCESS_SECRET": wantSecret + "; or --token-file (" + wantMint + ")"})
+	}
 }
 
 // parseURL makes a WebSocket address of --url, which may also be an http one.
@@ -183,9 +185,12 @@ func (t *tailer) connect(ctx context.Context) (live bool, err error) {
 
 // open dials and sends the token and what is known so far.
 func (t *tailer) open(ctx context.Context) (*websocket.Conn, error) {
-	token, err := t.token()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errFinal, err)
+	token := t.token
+	if token == "" {
+		var err error
+		if token, err = t.mint(t.user, 15*time.Minute); err != nil {
+			return nil, fmt.Errorf("%w: %w", errFinal, err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, lastRetry)
 	defer cancel()
@@ -214,12 +219,15 @@ func (t *tailer) open(ctx context.Context) (*websocket.Conn, error) {
 	return conn, nil
 }
 
+// misunderstood are the codes of a server that can't make sense of what was sent.
+var misunderstood = []websocket.StatusCode{
+	websocket.StatusProtocolError, websocket.StatusUnsupportedData, websocket.StatusInvalidFramePayloadData, websocket.StatusMessageTooBig,
+}
+
 // closed says what an ended connection means: 4000 to 4499 and everything temporary may be tried again.
 func (t *tailer) closed(err error) error {
 	code := websocket.CloseStatus(err)
-	switch {
-	case code >= 4500 && code < 5000, code == websocket.StatusInvalidFramePayloadData, code == websocket.StatusUnsupportedData,
-		code == websocket.StatusMessageTooBig, code == websocket.StatusProtocolError, code == 4001 && t.fixed:
+	if code >= 4500 && code < 5000 || code == 4001 && t.token != "" || slices.Contains(misunderstood, code) {
 		return fmt.Errorf("%s closed the connection with %d (%s): %w", t.url, code, closeMeaning(code), errFinal)
 	}
 	return fmt.Errorf("the connection to %s is lost: %w", t.url, err)
