@@ -70,13 +70,12 @@ func aptInstall(ctx context.Context, log *slog.Logger) error {
 	install := func() error {
 		cmd := exec.Command("apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=120", "redis-server")
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1")
-		_, err := output(ctx, "apt-get install redis-server", cmd)
-		return err
+		return run(ctx, "apt-get install redis-server", cmd)
 	}
 	if install() == nil {
 		return nil
 	}
-	if _, err := output(ctx, "apt-get update", exec.Command("apt-get", "update", "-q")); err != nil {
+	if err := run(ctx, "apt-get update", exec.Command("apt-get", "update", "-q")); err != nil {
 		return err
 	}
 	return install()
@@ -141,7 +140,7 @@ func aptUnpack(ctx context.Context, dir, cacheDir string, log *slog.Logger, pick
 		return errors.Join(fmt.Errorf("apt-get download: no packages in %q", debs), err)
 	}
 	for _, file := range files {
-		if _, err := output(ctx, "dpkg-deb -x", exec.Command("dpkg-deb", "-x", file, dir)); err != nil {
+		if err := run(ctx, "dpkg-deb -x", exec.Command("dpkg-deb", "-x", file, dir)); err != nil {
 			return err
 		}
 	}

@@ -47,7 +47,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return p.run(ctx, "copy the cluster template", p.as.command("cp", "-a", tmpl, p.DataDir))
+		return run(ctx, "copy the cluster template", p.as.command("cp", "-a", tmpl, p.DataDir))
 	}
 	return p.initdb(ctx, p.DataDir, p.cfg.NoSync)
 }
@@ -87,7 +87,7 @@ func (p *Postgres) initdb(ctx context.Context, dir string, noSync bool) error {
 	}
 	cmd := p.bin.command("initdb", args...)
 	p.as.apply(cmd)
-	if err := p.run(ctx, "initdb", cmd); err != nil {
+	if err := run(ctx, "initdb", cmd); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {

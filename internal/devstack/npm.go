@@ -47,7 +47,7 @@ func npmPostgres(ctx context.Context, cfg PostgresConfig, as *account, major str
 		cmd.Dir = tmp
 		short, cancel := context.WithTimeout(ctx, npmTimeout)
 		defer cancel()
-		if _, err := output(short, "npm install", cmd); err != nil {
+		if err := run(short, "npm install", cmd); err != nil {
 			return err
 		}
 		if err := applySymlinks(filepath.Join(tmp, "node_modules", filepath.FromSlash(pkg))); err != nil {

@@ -34,8 +34,6 @@ type PostgresConfig struct {
 	CacheDir string
 	// Database is created if absent and is the one that URL names. Empty: "postgres".
 	Database string
-	// Port on 127.0.0.1. 0: a free one.
-	Port int
 	// NoSync turns fsync and full_page_writes off: fast, and a crash of the machine may destroy the cluster. A crash of
 	// PostgreSQL alone doesn't.
 	NoSync bool
@@ -220,11 +218,14 @@ func (p *Postgres) Start(ctx context.Context) error {
 	defer cancel()
 	began := time.Now()
 	p.cfg.Log.Info("starting PostgreSQL", "version", p.Version, "rung", p.Rung, "data", p.DataDir)
-	// A port that was free may be taken by the time the server binds it; only a port of our own choice can be changed.
+	// A port that was free may be taken by the time the server binds it; one that has been told already can't be changed.
 	for try := 1; ; try++ {
-		chosen := p.cfg.Port == 0 && p.Port == 0
-		if err := p.choosePort(); err != nil {
-			return err
+		chosen := p.Port == 0
+		if chosen {
+			var err error
+			if p.Port, err = FreePort(); err != nil {
+				return err
+			}
 		}
 		err := p.launch(ctx)
 		if err == nil {
@@ -237,13 +238,6 @@ func (p *Postgres) Start(ctx context.Context) error {
 	}
 	p.cfg.Log.Info("PostgreSQL accepts connections", "port", p.Port, "after", time.Since(began).Round(time.Millisecond))
 	return p.createDatabase(ctx)
-}
-
-func (p *Postgres) choosePort() (err error) {
-	if p.Port = cmp.Or(p.Port, p.cfg.Port); p.Port == 0 {
-		p.Port, err = FreePort()
-	}
-	return err
 }
 
 // launch starts the process once and waits until postmaster.pid says "ready" or "standby", as pg_ctl does.

@@ -76,13 +76,13 @@ func (c *child) stop(ctx context.Context, first, last os.Signal) error {
 	return nil
 }
 
-// run runs a short command to its end; on failure the error holds the last lines that it printed.
-func (p *Postgres) run(ctx context.Context, what string, cmd *exec.Cmd) error {
+// run is output for a command whose output is of no interest unless it fails.
+func run(ctx context.Context, what string, cmd *exec.Cmd) error {
 	_, err := output(ctx, what, cmd)
 	return err
 }
 
-// output runs cmd until it ends or ctx does and returns what it printed on stdout.
+// output runs cmd until it ends or ctx does and returns what it printed on stdout; on failure the error holds the last lines that it printed.
 func output(ctx context.Context, what string, cmd *exec.Cmd) (string, error) {
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag

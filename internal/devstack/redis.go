@@ -35,8 +35,6 @@ type RedisConfig struct {
 	NoInstall bool
 	// CacheDir holds downloads. Empty: DefaultCacheDir(os.Getenv).
 	CacheDir string
-	// Port on 127.0.0.1. 0: a free one.
-	Port int
 	// Args are further arguments of redis-server, such as "--appendonly", "yes"; they win over the defaults. The server's working
 	// folder is a temporary one.
 	Args []string
@@ -177,8 +175,7 @@ func (b redisBinary) verify(ctx context.Context) error {
 	if b.path == "" {
 		return nil
 	}
-	_, err := output(ctx, b.path, b.command("--version"))
-	return err
+	return run(ctx, b.path, b.command("--version"))
 }
 
 func (b redisBinary) command(args ...string) *exec.Cmd {
@@ -192,7 +189,7 @@ func (b redisBinary) command(args ...string) *exec.Cmd {
 
 func (r *Redis) startMini() error {
 	m := miniredis.NewMiniRedis()
-	if err := m.StartAddr("127.0.0.1:" + strconv.Itoa(r.cfg.Port)); err != nil {
+	if err := m.StartAddr("127.0.0.1:0"); err != nil {
 		return fmt.Errorf("start miniredis: %w", err)
 	}
 	m.ClockTTL(true) // else nothing ever expires
@@ -230,7 +227,7 @@ func (r *Redis) Start(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for try := 1; ; try++ {
-		chosen := r.Addr == "" && r.cfg.Port == 0
+		chosen := r.Addr == ""
 		port, err := r.port()
 		if err != nil {
 			return err
@@ -259,9 +256,6 @@ func (r *Redis) port() (int, error) {
 		_, port, _ := net.SplitHostPort(r.Addr)
 		return strconv.Atoi(port)
 	}
-	if r.cfg.Port != 0 {
-		return r.cfg.Port, nil
-	}
 	return FreePort()
 }
 
@@ -274,8 +268,8 @@ func (r *Redis) launch(ctx context.Context, port int, more []string) error {
 	defer out.Close()
 	args := []string{
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.Dir, "--daemonize", "no",
-		"--repl-diskless-sync-delay", "0",
-	} // a replica needn't wait 5 s for others to come
+		"--repl-diskless-sync-delay", "0", // a replica needn't wait 5 s for others to come
+	}
 	if r.cfg.Sentinel != "" {
 		path := filepath.Join(r.Dir, "sentinel.conf") // it writes what it learns into it
 		if _, err := os.Stat(path); err != nil {

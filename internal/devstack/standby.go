@@ -25,14 +25,13 @@ func (p *Postgres) Standby(ctx context.Context, from string) (*Postgres, error) 
 		return nil, fmt.Errorf("make a standby of %q: %w", from, err)
 	}
 	s := &Postgres{Rung: p.Rung, Version: p.Version, BinDir: p.BinDir, cfg: p.cfg, bin: p.bin, as: p.as}
-	s.cfg.Port = 0
 	if s.temp, err = tempDir("pg", s.as); err != nil {
 		return nil, err
 	}
 	s.DataDir = filepath.Join(s.temp, "data")
 	cmd := p.bin.command("pg_basebackup", "-D", s.DataDir, "-h", host, "-p", port, "-U", superuser, "-X", "stream", "-c", "fast", "-R")
 	p.as.apply(cmd)
-	err = p.run(ctx, "pg_basebackup", cmd)
+	err = run(ctx, "pg_basebackup", cmd)
 	if err == nil {
 		err = s.Start(ctx)
 	}
