@@ -108,9 +108,6 @@ func (j *Journal) Trust() {
 	keys := j.Keys()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.remembered == nil {
-		j.remembered = map[string]string{}
-	}
 	maps.Copy(j.remembered, keys)
 }
 
@@ -122,9 +119,6 @@ func (j *Journal) Remember(ctx context.Context, db queryer) error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.remembered == nil {
-		j.remembered = map[string]string{}
-	}
 	maps.Copy(j.remembered, t.programs)
 	return nil
 }

@@ -213,7 +213,7 @@ func (c *Churn) judge(v *Verdict, client *Client, facts map[string]fact) {
 		in, out := c.during(member{client.User, f.program}, f)
 		switch {
 		case in == nil:
-		case client.told(f):
+		case client.excused(f.program, []int64{f.position}):
 			v.Told++
 		case out != nil && client.away(f, out):
 			v.Away++
@@ -258,16 +258,6 @@ func (c *Churn) during(m member, f fact) (in, out *change) {
 		}
 	}
 	return nil, nil
-}
-
-// told reports whether a gap covers the event.
-func (c *Client) told(f fact) bool {
-	for _, g := range c.gaps {
-		if g.program == f.program && g.after < f.position && f.position < g.before {
-			return true
-		}
-	}
-	return false
 }
 
 // away reports whether the client had no connection on which it had to get an event: it was away when the event happened, or lost its

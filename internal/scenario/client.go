@@ -285,10 +285,10 @@ func (c *Client) Received() int {
 	return c.Count()
 }
 
-// Count is Received, and Connected whether a connection is live, for use inside of Until.
+// Count is Received for use inside of Until.
 func (c *Client) Count() int { return len(c.received) }
 
-// Connected tells whether the present connection has said `live`.
+// Connected tells, inside of Until, whether the present connection has said `live`.
 func (c *Client) Connected() bool { return c.live }
 
 // Has tells, inside of Until, whether the client has the event with this key.

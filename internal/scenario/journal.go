@@ -25,9 +25,9 @@ type Journal struct {
 	mu           sync.Mutex
 	transactions []*transaction
 	errors       []error
-	outages      int             // connection errors that Mix tolerates
-	commits      []time.Duration // what each COMMIT took
-	remembered   map[string]string
+	outages      int               // connection errors that Mix tolerates
+	commits      []time.Duration   // what each COMMIT took
+	remembered   map[string]string // programs of events by key; see Remember
 	sequence     atomic.Int64
 }
 
@@ -54,19 +54,7 @@ func (w *World) NewJournal(programs int) *Journal { return NewJournal(w.Pool, "p
 
 // NewJournal is the same for programs of any name: prefix0 …
 func NewJournal(pool *pgxpool.Pool, prefix string, programs int) *Journal {
-	return &Journal{pool: pool, prefix: prefix, programs: programs}
-}
-
-// Committed returns how many events were committed so far.
-func (j *Journal) Committed() (n int) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, tx := range j.transactions {
-		if tx.outcome == committed {
-			n += len(tx.keys)
-		}
-	}
-	return n
+	return &Journal{pool: pool, prefix: prefix, programs: programs, remembered: map[string]string{}}
 }
 
 // Forgive makes every committed transaction one of unknown outcome: its COMMIT had returned, but Postgres was allowed to forget it.
@@ -171,18 +159,6 @@ func (j *Journal) Emit(ctx context.Context, program string, open time.Duration) 
 		return true, e.exec("SELECT pg_sleep($1)", open.Seconds())
 	})
 	return key, err
-}
-
-// Burst commits n events of one program in one transaction.
-func (j *Journal) Burst(ctx context.Context, program string, n int) error {
-	return j.transact(ctx, Mix{}, func(e *emitter) (bool, error) {
-		for range n {
-			if err := e.emit(program); err != nil {
-				return false, err
-			}
-		}
-		return true, nil
-	})
 }
 
 // transact runs work in a transaction of its own and writes down how it went.

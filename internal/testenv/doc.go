@@ -7,6 +7,7 @@
 //     TEST_DATABASE_URL is set (as `make test` does), one for all. Roles are the cluster's and thus shared, and so are transaction ids and everything
 //     else that is cluster-wide: a test that counts such things asks for [OwnPostgres].
 //   - [Redis] gives a test a server process of its own (about 10 ms): channels aren't isolated by a database number.
+//   - [Cluster] and [Sentinel] give it several, as a Redis Cluster or watched by Sentinels.
 //   - [OwnPostgres] gives a test a cluster of its own, to crash and restart.
 //   - [Proxy] stands between a client and a server and makes network faults.
 //

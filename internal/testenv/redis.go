@@ -19,16 +19,16 @@ func Redis(t testing.TB) string {
 // (such as "--replicaof", "127.0.0.1 6379"). It ends with the test.
 func OwnRedis(t testing.TB, args ...string) *devstack.Redis {
 	t.Helper()
-	return ownRedis(t, "", args)
+	return ownRedis(t, devstack.RedisConfig{Args: args})
 }
 
-// ownRedis is OwnRedis with a password, if it isn't empty.
-func ownRedis(t testing.TB, password string, args []string) *devstack.Redis {
+// ownRedis is OwnRedis with the arguments, the password and the Sentinel's configuration of c.
+func ownRedis(t testing.TB, c devstack.RedisConfig) *devstack.Redis {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute) // may download
 	defer cancel()
 	cfg := RedisConfig(os.Getenv)
-	cfg.Args, cfg.Password = args, password
+	cfg.Args, cfg.Password, cfg.Sentinel = c.Args, c.Password, c.Sentinel
 	r, err := devstack.StartRedis(ctx, cfg)
 	if err != nil {
 		t.Fatalf("Redis for this test: %v", err)

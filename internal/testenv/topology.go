@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -108,9 +107,9 @@ type RedisSentinel struct {
 // Sentinel starts one. The password, if it isn't empty, is that of the servers, and reversed that of the Sentinels. It ends with the test.
 func Sentinel(t testing.TB, password string) *RedisSentinel {
 	t.Helper()
-	s := &RedisSentinel{Master: ownRedis(t, password, nil)}
+	s := &RedisSentinel{Master: ownRedis(t, devstack.RedisConfig{Password: password})}
 	masterHost, masterPort, _ := strings.Cut(s.Master.Addr, ":")
-	s.Replica = ownRedis(t, password, []string{"--replicaof", masterHost + " " + masterPort})
+	s.Replica = ownRedis(t, devstack.RedisConfig{Password: password, Args: []string{"--replicaof", masterHost + " " + masterPort}})
 	config := fmt.Sprintf("sentinel monitor relay %s %s 2\nsentinel down-after-milliseconds relay 1000\nsentinel failover-timeout relay 3000",
 		masterHost, masterPort)
 	user, query, own := "", "", []byte(password)
@@ -122,7 +121,7 @@ func Sentinel(t testing.TB, password string) *RedisSentinel {
 	var sentinels []*devstack.Redis
 	var hosts []string
 	for range 3 {
-		node := ownSentinel(t, config, string(own))
+		node := ownRedis(t, devstack.RedisConfig{Password: string(own), Sentinel: config})
 		sentinels, hosts = append(sentinels, node), append(hosts, node.Addr)
 	}
 	for _, node := range sentinels {
@@ -135,26 +134,6 @@ func Sentinel(t testing.TB, password string) *RedisSentinel {
 	}
 	s.URL = "redis+sentinel://" + user + strings.Join(hosts, ",") + "/relay" + query
 	return s
-}
-
-func ownSentinel(t testing.TB, config, password string) *devstack.Redis {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
-	defer cancel()
-	cfg := RedisConfig(os.Getenv)
-	cfg.Sentinel, cfg.Password = config, password
-	r, err := devstack.StartRedis(ctx, cfg)
-	if err != nil {
-		t.Fatalf("Sentinel for this test: %v", err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
-		defer cancel()
-		if err := r.Close(ctx); err != nil {
-			t.Errorf("close Sentinel: %v", err)
-		}
-	})
-	return r
 }
 
 // Do sends one command to one server; the test fails with its error.
