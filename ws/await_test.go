@@ -116,10 +116,7 @@ func TestTheTokenEndsWhileOlderEntriesAreAwaited(t *testing.T) {
 // The same while memberships are read again.
 func TestTheTokenEndsWhileMembershipsAreAwaited(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n, _ := s.frozen(func(c *ws.Config) { c.Recheck = 100 * time.Millisecond })
 	c := n.short("u1", "")
 	exp := c.expect("ready", "live")[0].TokenExpiresAt

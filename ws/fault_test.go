@@ -68,10 +68,7 @@ func (v *valve) After(ctx context.Context, program string, after int64, limit in
 // between `ready` and there never arrived.
 func TestMembershipsReadAgainBeforeTheRoomHasRead(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	v := &valve{logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}, "p1", make(chan struct{})}
 	c := s.node(func(c *ws.Config) { c.Log = v }).connect("u1")
 	c.expect("ready")
@@ -110,10 +107,7 @@ func TestOutAndInBeforeALaterRemoval(t *testing.T) {
 // A room that couldn't read for longer than the retention restarts, and its clients are told.
 func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}}
 	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond })
 	c := n.connect("u1")
@@ -152,10 +146,7 @@ func TestHistoryExpiresUnderALiveSocket(t *testing.T) {
 // lay before: it was sent what the program's members got, up to the newest tick.
 func TestARevocationExpiresUnderALiveSocket(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1", "p2")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1", "p2")
 	g := &gate{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}}
 	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = g, 50*time.Millisecond })
 	c := n.connect("u1")
@@ -180,10 +171,7 @@ func TestARevocationExpiresUnderALiveSocket(t *testing.T) {
 // A log that lost everything tells its readers too little, until the relay has repaired it. Nobody's cursor may move meanwhile.
 func TestLostLogLeavesNoHole(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1", "p2")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1", "p2")
 	old := s.node(nil)
 	live := old.connect("u1")
 	start := live.expect("ready", "live")[1]
@@ -305,10 +293,7 @@ func TestShutdownDoesNotWaitForReads(t *testing.T) {
 // quiet for longer than the window clients were given no checkpoint.
 func TestAQuietRoomStillVouches(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(func(c *ws.Config) {
 		c.Log = logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Millisecond})}
 	})
@@ -370,10 +355,7 @@ func TestMembershipsChangeDuringTheUpgrade(t *testing.T) {
 // What a room has buffered of an erased event isn't sent any more.
 func TestAnErasedEventIsForgottenByRooms(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(nil)
 	c := n.connect("u1")
 	c.expect("ready", "live")

@@ -79,6 +79,16 @@ func newStack(t testing.TB) *stack {
 	return newStackOn(t, pool, url, testenv.Redis(t))
 }
 
+// newRelayed is a stack with a relay that has told the log of the programs that u1 is a member of.
+func newRelayed(t testing.TB, programs ...string) *stack {
+	t.Helper()
+	s := newStack(t)
+	s.user("u1", programs...)
+	s.relay()
+	s.settled()
+	return s
+}
+
 func newStackOn(t testing.TB, pool *pgxpool.Pool, url, redisURL string) *stack {
 	t.Helper()
 	client, err := relay.OpenRedis(redisURL)

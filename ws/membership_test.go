@@ -19,10 +19,7 @@ import (
 
 func TestMembershipWhileConnected(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1", "p2")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1", "p2")
 	n := s.node(nil)
 	c, other := n.connect("u1"), n.connect("u1", `"programs":["p1"]`)
 	c.expect("ready", "live")
@@ -62,10 +59,7 @@ func TestMembershipWhileConnected(t *testing.T) {
 
 func TestMembershipWithoutTheMessage(t *testing.T) { // the periodic recheck alone
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(func(c *ws.Config) {
 		c.Log = deafToUsers{c.Log}
 		c.Recheck = 300 * time.Millisecond
@@ -119,10 +113,7 @@ func (s *stack) flip(user, program string, first int) {
 
 func TestOutAndInInOneBatch(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(nil)
 	c := n.connect("u1")
 	c.expect("ready", "live")
@@ -153,10 +144,7 @@ func TestOutAndInInOneBatch(t *testing.T) {
 // user's; with another such batch behind it a client that came back got two gaps.
 func TestOutInAndOutInOneBatch(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(nil)
 	c := n.connect("u1")
 	c.expect("ready", "live")
@@ -330,10 +318,7 @@ func (n *node) follow(user string, start int64, last int) []frame {
 // A user whose membership comes and goes, connected or resuming, gets exactly the events that the log's order makes the user's.
 func TestComingAndGoing(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(resumeConfig)
 	c := n.connect("u1")
 	start := c.expect("ready", "live")[1]

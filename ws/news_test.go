@@ -37,10 +37,7 @@ func (s *stack) tap(news func(ws.News) (ws.News, bool)) *tap {
 // What a message brings isn't read from the log again.
 func TestNewsAreNotReadAgain(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	l := s.tap(func(n ws.News) (ws.News, bool) { return n, true })
 	c := s.node(func(c *ws.Config) { c.Log, c.WakeInterval = l, time.Hour }).connect("u1")
 	c.expect("ready", "live")
@@ -57,10 +54,7 @@ func TestNewsAreNotReadAgain(t *testing.T) {
 // Messages that are lost, and ones that tell less than they might, never make a hole.
 func TestNewsAreLost(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	count := 0 // Watch calls from one goroutine
 	l := s.tap(func(n ws.News) (ws.News, bool) {
 		count++

@@ -59,10 +59,7 @@ func TestUserWithoutProgramsIsLiveAtOnce(t *testing.T) {
 
 func TestResume(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1", "p2")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1", "p2")
 	n := s.node(nil)
 	c := n.connect("u1")
 	c.expect("ready", "live")
@@ -113,10 +110,7 @@ func TestResume(t *testing.T) {
 func TestCatchUpLimit(t *testing.T) {
 	t.Parallel()
 	const most = 20
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(func(c *ws.Config) { c.MaxCatchup = most })
 	c := n.connect("u1")
 	c.expect("ready", "live")
@@ -144,10 +138,7 @@ func TestCatchUpLimit(t *testing.T) {
 
 func TestGapReasons(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1")
 	n := s.node(nil)
 	c := n.connect("u1")
 	c.expect("ready", "live")
@@ -185,10 +176,7 @@ func TestGapReasons(t *testing.T) {
 
 func TestPositionFrames(t *testing.T) {
 	t.Parallel()
-	s := newStack(t)
-	s.user("u1", "p1", "p2")
-	s.relay()
-	s.settled()
+	s := newRelayed(t, "p1", "p2")
 	n := s.node(func(c *ws.Config) { c.PingInterval, c.WakeInterval = 50*time.Millisecond, 50*time.Millisecond })
 	c := n.connect("u1")
 	c.expect("ready", "live")
