@@ -94,7 +94,8 @@ func NewHistory(c HistoryConfig) *History {
 		c.Registerer.MustRegister(degraded)
 	}
 	return &History{
-		config: c, limits: limits{c.RecentTTL, c.LogLimit}, deep: make(chan struct{}, c.DeepReads), clock: clock{every: clockEvery}, topics: topics{names: map[string]bool{}},
+		config: c, limits: limits{c.RecentTTL, c.LogLimit}, deep: make(chan struct{}, c.DeepReads),
+		clock: clock{every: clockEvery}, topics: topics{names: map[string]bool{}},
 		health: newHealth(c.Logger, degraded, stateSubscription, stateEviction),
 	}
 }
@@ -103,7 +104,8 @@ func NewHistory(c HistoryConfig) *History {
 func (h *History) Ready() []string { return h.health.problems() }
 
 // After returns at most limit entries of the program with position > after, ascending, and through which position they are complete. They end
-// at about a MiB; More says whether they were cut off. outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or Postgres', and the read can be repeated.
+// at about a MiB; More says whether they were cut off. outbox.ErrExpired if after lies below what the outbox holds; any other error is Redis' or
+// Postgres', and the read can be repeated.
 func (h *History) After(ctx context.Context, program string, after int64, limit int) (Page, error) {
 	page, vouched, err := h.recent(ctx, program, after, math.MaxInt64, limit, false)
 	// Nothing above the head has been published: the room of a quiet program, however long it has been quiet, needn't ask Postgres.
@@ -169,7 +171,8 @@ func (h *History) acquire(ctx context.Context) error {
 func (h *History) release() { <-h.deep }
 
 // recent reads entries of the program's log with after < position < before, the newest or the oldest of them first, in steps that grow while the
-// entries turn out to be small. vouched is as the last step has it; if it is false, the oldest aren't what was asked for.
+// entries turn out to be small. vouched is that of the last step; if it is false, the log may lack entries at its lower end: what it has of the newest
+// is still an answer, as far as it goes, and of the oldest it isn't.
 func (h *History) recent(ctx context.Context, program string, after, before int64, limit int, newest bool) (page Page, vouched bool, err error) {
 	low, high, bytes := after, before, 0
 	for count := min(limit, firstRead); ; {

@@ -16,8 +16,9 @@ import (
 const bufferSize = 8 << 10
 
 // OpenRedis returns a client for a REDIS_URL: redis:// and rediss:// for one server, with several hosts (redis://h1:6379,h2:6379) for Redis
-// Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel (the Sentinels' own: ?sentinel_username=…&sentinel_password=…). It connects to nothing. Every command ends within its
-// context; a command is not repeated behind the caller's back.
+// Cluster, redis+sentinel://user:password@h1:26379,h2:26379/master-name/db for Sentinel, with the servers' credentials (the Sentinels' own:
+// ?sentinel_username=…&sentinel_password=…). It connects to nothing. Every command ends within its context; a command is not repeated behind the
+// caller's back.
 func OpenRedis(text string) (redis.UniversalClient, error) {
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {

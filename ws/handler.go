@@ -160,7 +160,7 @@ func (h *Hub) add(s *socket) bool {
 		h.placed++
 		if s.admission == nil {
 			h.waiting.add(s, now)
-			h.makeRoom()
+			h.expelSurplus()
 		}
 	}
 	h.start(s.run)
@@ -184,22 +184,22 @@ func (h *Hub) end(s *socket) int {
 	return len(h.sockets) - h.placed
 }
 
-// makeRoom ends the sockets without a token that are too many, now or as soon as they have had their time. The caller holds mu.
-func (h *Hub) makeRoom() {
+// expelSurplus ends the sockets without a token that are too many, now or as soon as they have had their time. The caller holds mu.
+func (h *Hub) expelSurplus() {
 	gone, left := h.waiting.surplus(time.Now())
 	for gone != nil {
 		gone.stop(endAuthTimeout)
 		gone, left = h.waiting.surplus(time.Now())
 	}
-	if left == 0 || h.making {
+	if left == 0 || h.timed {
 		return
 	}
-	h.making = true
+	h.timed = true
 	time.AfterFunc(left, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.making = false
-		h.makeRoom()
+		h.timed = false
+		h.expelSurplus()
 	})
 }
 

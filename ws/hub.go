@@ -82,7 +82,7 @@ type Hub struct {
 	sockets map[*socket]struct{}
 	placed  int     // those that aren't ending
 	waiting waiting // those that haven't sent a token
-	making  bool    // a timer is set for makeRoom
+	timed   bool    // a timer is set for expelSurplus
 	users   map[string][]*socket
 	rooms   map[string]*room
 	closing bool          // no new sockets

@@ -64,7 +64,7 @@ func (s *server) readiness() readiness {
 	if s.relay != nil {
 		leading := s.relay.Leading()
 		r.Leader = &leading
-		r.sort("relay: ", s.relay.Ready())
+		r.add("relay: ", s.relay.Ready())
 	}
 	if s.verifier != nil {
 		reasons, usable := s.verifier.Ready()
@@ -75,7 +75,7 @@ func (s *server) readiness() readiness {
 		}
 	}
 	if s.hub != nil {
-		r.sort("ws: ", s.reader.Ready())
+		r.add("ws: ", s.reader.Ready())
 		for _, reason := range s.hub.Ready() {
 			r.Reasons = append(r.Reasons, "ws: "+strings.TrimPrefix(reason, "ws: "))
 		}
@@ -84,9 +84,9 @@ func (s *server) readiness() readiness {
 	return r
 }
 
-// sort adds what a part says. Polling instead of being notified, and rebuilding what Redis evicts, are slower, and no reason to take a process out
+// add adds what a part says. Polling instead of being notified, and rebuilding what Redis evicts, are slower, and no reason to take a process out
 // of service.
-func (r *readiness) sort(part string, reasons []string) {
+func (r *readiness) add(part string, reasons []string) {
 	for _, reason := range reasons {
 		if strings.HasPrefix(reason, "polling: ") || strings.HasPrefix(reason, "eviction: ") {
 			r.Degraded = append(r.Degraded, part+reason)
