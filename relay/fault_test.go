@@ -17,14 +17,14 @@ import (
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
 
-// load emits events to four programs from several writers until stop is called, which returns how many were committed. No writer
+// load emits events to four programs from four writers until stop is called, which returns how many were committed. No writer
 // may meet an error or wait long: whatever happens to Redis and the relay is none of its business.
-func (s *stack) load(writers int) (stop func() int) {
+func (s *stack) load() (stop func() int) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
 	var group errgroup.Group
 	var committed atomic.Int64
-	for w := range writers {
+	for w := range 4 {
 		group.Go(func() error {
 			for n := 0; ctx.Err() == nil; n++ {
 				began := time.Now()
@@ -116,7 +116,7 @@ func TestWhatRedisLosesIsRefilled(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	r := s.relay(nil)
-	stop := s.load(4)
+	stop := s.load()
 	for range 3 {
 		s.grows(50)
 		if err := s.redis.FlushAll(t.Context()).Err(); err != nil {
@@ -153,7 +153,7 @@ func TestRedisStoppedAndFrozen(t *testing.T) {
 	pool, url := testenv.DB(t)
 	s := &stack{t: t, pool: pool, url: url, redis: openRedis(t, own.URL())}
 	r := s.relay(nil)
-	stop := s.load(4)
+	stop := s.load()
 	s.grows(50)
 	if err := own.Kill(t.Context()); err != nil {
 		t.Fatal(err)
@@ -204,7 +204,7 @@ func TestFailoverToAReplicaThatLostTheLastAppends(t *testing.T) {
 	pool, url := testenv.DB(t)
 	s := &stack{t: t, pool: pool, url: url, redis: openRedis(t, "redis://"+proxy.Addr())}
 	s.relay(nil)
-	stop := s.load(4)
+	stop := s.load()
 	s.grows(50)
 	stale := openRedis(t, replica.URL())
 	testenv.Eventually(t, 10*time.Second, func() error {
@@ -251,7 +251,7 @@ func TestOneLeadsAndTheOtherTakesOver(t *testing.T) {
 	t.Parallel()
 	s := newStack(t)
 	a, b := s.relay(nil), s.relay(nil)
-	stop := s.load(4)
+	stop := s.load()
 	for range times(3, 20) {
 		s.grows(0)
 		testenv.Eventually(t, 10*time.Second, func() error { // who has lost the lock learns it by its next statement

@@ -111,7 +111,7 @@ func TestDeepReadsWhileRetentionDeletes(t *testing.T) {
 	s := newStack(t)
 	const retention = 2 * time.Second
 	r := s.relay(func(c *relay.Config) { c.RecentTTL, c.Retention = time.Second, retention })
-	stop := s.load(4)
+	stop := s.load()
 	deep := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: time.Nanosecond})
 	type published struct {
 		position int64

@@ -33,7 +33,7 @@ func TestLimitsThatAreRaised(t *testing.T) {
 			check := func(when string) {
 				t.Helper()
 				for _, backwards := range []bool{false, true} {
-					if got, _ := pages(t, reader, time.Now().Add(-time.Minute).UnixMicro(), 1<<53, 1000, backwards); len(got) != len(ids) {
+					if got, _ := pages(t, reader, time.Now().Add(-time.Minute).UnixMicro(), 1000, backwards); len(got) != len(ids) {
 						t.Errorf("%s, backwards %v: %d entries of %d", when, backwards, len(got), len(ids))
 					}
 				}
@@ -70,7 +70,7 @@ func TestLimitsThatAreMissing(t *testing.T) {
 		t.Fatalf("%d keys deleted", n)
 	}
 	reader := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})
-	if got, _ := pages(t, reader, 0, 1<<53, 10, false); len(got) != 2 {
+	if got, _ := pages(t, reader, 0, 10, false); len(got) != 2 {
 		t.Errorf("%d entries of 2", len(got))
 	}
 	s.relay(nil)

@@ -16,9 +16,13 @@ import (
 	"github.com/outboxrelay/outboxrelay/relay"
 )
 
+// end lies above every position.
+const end = int64(1) << 53
+
 // pages reads all of a program behind after, forwards or backwards, and returns it in the order of the log and the bytes of the largest page.
-func pages(t *testing.T, h *relay.History, after, before int64, limit int, backwards bool) (all []relay.Entry, largest int) {
+func pages(t *testing.T, h *relay.History, after int64, limit int, backwards bool) (all []relay.Entry, largest int) {
 	t.Helper()
+	before := end
 	for {
 		var page relay.Page
 		var err error
@@ -63,15 +67,14 @@ func TestAPageHasAboutAMiB(t *testing.T) {
 		ids = append(ids, s.emit("p1", json.RawMessage(fmt.Sprintf(`{"n":%d,"x":%q}`, n, strings.Repeat("x", size)))))
 	}
 	s.eventuallyLog("p1", ids...)
-	end := int64(1) << 53
-	want, _ := pages(t, relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool}), 0, end, 1, false)
+	want, _ := pages(t, relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool}), 0, 1, false)
 	if len(want) != len(ids) {
 		t.Fatalf("%d entries of %d", len(want), len(ids))
 	}
 	for name, window := range map[string]time.Duration{"Redis": time.Hour, "Postgres": time.Nanosecond} {
 		h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, RecentTTL: window})
 		for _, backwards := range []bool{false, true} {
-			got, largest := pages(t, h, 0, end, 10_000, backwards)
+			got, largest := pages(t, h, 0, 10_000, backwards)
 			if text(got) != text(want) {
 				t.Errorf("from %s, backwards %v: %d entries, want %d, or others", name, backwards, len(got), len(want))
 			}
@@ -94,8 +97,7 @@ func TestALogIsLostBetweenTheStepsOfAPage(t *testing.T) {
 	s.eventuallyLog("p1", ids...)
 	r.stop()
 	h := relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})
-	end := int64(1) << 53
-	want, _ := pages(t, h, 0, end, 100, true)
+	want, _ := pages(t, h, 0, 100, true)
 	s.redis.AddHook(&afterFirst{do: func() { s.redis.ZRemRangeByRank(t.Context(), "socket:events:program:p1", 20, -1) }})
 	got, err := h.Before(t.Context(), "p1", end, want[0].Position-1, 100)
 	if err != nil {

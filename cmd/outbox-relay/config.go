@@ -162,7 +162,7 @@ func (s setting) lookup(flags *pflag.FlagSet, getenv func(string) string) (value
 		value = getenv(s.name)
 		return value, value != "", nil
 	}
-	path := ""
+	var path string
 	if f := flags.Lookup(s.flag() + "-file"); f != nil && f.Changed {
 		path = f.Value.String()
 	} else {

@@ -113,9 +113,9 @@ func (t *trial) on(databaseURL string, redis *devstack.Redis) {
 	t.exec("INSERT INTO relay.program_members (user_id, program_id) VALUES ('guest', 'p0')")
 }
 
-func (t *trial) exec(query string, args ...any) {
+func (t *trial) exec(query string) {
 	t.Helper()
-	if _, err := t.world.Pool.Exec(testenv.Context(t.T, 20*time.Second), query, args...); err != nil {
+	if _, err := t.world.Pool.Exec(testenv.Context(t.T, 20*time.Second), query); err != nil {
 		t.Fatalf("%s: %v", query, err)
 	}
 }
@@ -261,12 +261,10 @@ func (t *trial) note(format string, args ...any) {
 	t.notes += " " + fmt.Sprintf(format, args...)
 }
 
-// within waits until check is nil, for d at most, and returns how long it took.
-func (t *trial) within(d time.Duration, check func() error) time.Duration {
+// within waits until check is nil, for d at most.
+func (t *trial) within(d time.Duration, check func() error) {
 	t.Helper()
-	began := time.Now()
 	testenv.Eventually(t.T, d, check)
-	return time.Since(began)
 }
 
 // leader returns the node that leads.
