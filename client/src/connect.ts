@@ -35,13 +35,13 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
   const programs = new Map<string, ReturnType<typeof program>>();
   const statuses = listeners<unknown>(env);
   const none: readonly string[] = [];
-  let member = none; // until the server has said
+  let memberOf = none; // until the server has said
   let status: Status = { state: "connecting" };
   let asked: string[] | undefined; // the filter that the server has been told on this connection
   let closed = false;
 
-  const members = (next: readonly string[]) => {
-    member = next;
+  const setMemberOf = (next: readonly string[]) => {
+    memberOf = next;
     statuses.emit(0);
   };
   const setStatus = (next: Status) => {
@@ -62,17 +62,17 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
         break;
       case "joined":
         cursor.at.set(f.programId, f.position);
-        members([...member, f.programId]);
+        setMemberOf([...memberOf, f.programId]);
         p?.member(true, true);
         break;
       case "left":
         cursor.at.delete(f.programId);
         p?.member(false, true);
-        members(member.filter((id) => id !== f.programId));
+        setMemberOf(memberOf.filter((id) => id !== f.programId));
         break;
       case "ready":
         for (const [id, p] of programs) p.member(f.programs.includes(id), cursor.knows(id));
-        members(f.programs);
+        setMemberOf(f.programs);
         break;
       case "live":
       case "position":
@@ -103,7 +103,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
       return status;
     },
     get programs() {
-      return member;
+      return memberOf;
     },
     onStatus: (handler) => statuses.add(() => handler(status), 1),
     program(id, { state } = {}) {
@@ -116,7 +116,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
         if (filter && !filter.has(id)) {
           filter.add(id);
           queueMicrotask(() => asked && line.start()); // the first one's start clears it
-        } else if (member !== none) p.member(member.includes(id), true);
+        } else if (memberOf !== none) p.member(memberOf.includes(id), true);
       }
       p.load(state);
       return p.handle;

@@ -47,8 +47,8 @@ export const positions = (saved: Record<string, string> = {}) => {
     /** Notes a gap; false for one in what has been received: `since` can have been smaller than the program's own position. */
     gap({ programId, before, reason }: Gap & { readonly before: string }) {
       const last = `${BigInt(before) - 1n}`;
-      const repeats = reason !== "reset" && reason !== "unknown_position"; // these two are about another history
-      if (repeats && later(own(programId), last)) return false;
+      const sameHistory = reason !== "reset" && reason !== "unknown_position";
+      if (sameHistory && later(own(programId), last)) return false;
       at.set(programId, last);
       return true;
     },
