@@ -264,7 +264,7 @@ func (h *History) step(ctx context.Context, program string, after int64, by *red
 }
 
 // clusterLimits returns what a log of a Cluster that has just been read was trimmed by: no more than what was found before it was read, and after.
-// Zero while their master doesn't answer: that of the log did, and Postgres has the rest.
+// Zero, so that Postgres is read, while the master that holds them doesn't answer: it is another one than the log's, which did.
 func (h *History) clusterLimits(ctx context.Context, before *limits) limits {
 	after, err := readLimits(ctx, h.config.Redis)
 	if err != nil || before == nil {

@@ -14,18 +14,18 @@ import (
 
 // Report is the verdict on one scenario.
 type Report struct {
-	Committed   int // events
-	Missing     []string
-	Phantoms    []string
-	Disorder    []string
-	Inexact     []string // repeats that aren't exact, and positions with two bodies
-	Trespass    []string // events of programs that the client's user is no member of
-	WriterError []error
-	Outages     int // connections that the writers lost, and were allowed to lose
-	Gaps        int
-	Repeats     int           // exact ones: at or below the cursor, or after a rebase at another position
-	LateCommit  time.Duration // 99th percentile of what a COMMIT took
-	SlowestTx   time.Duration // the slowest COMMIT
+	Committed     int // events
+	Missing       []string
+	Phantoms      []string
+	Disorder      []string
+	Inexact       []string // repeats that aren't exact, and positions with two bodies
+	Trespass      []string // events of programs that the client's user is no member of
+	WriterErrors  []error
+	Outages       int // connections that the writers lost, and were allowed to lose
+	Gaps          int
+	Repeats       int           // exact ones: at or below the cursor, or after a rebase at another position
+	LateCommit    time.Duration // 99th percentile of what a COMMIT took
+	SlowestCommit time.Duration // the slowest COMMIT
 }
 
 // Err says what is wrong, nil if nothing is.
@@ -38,8 +38,8 @@ func (r Report) Err() error {
 			wrong = append(wrong, fmt.Sprintf("%d %s, such as %s", len(list), name, list[0]))
 		}
 	}
-	if len(r.WriterError) > 0 {
-		wrong = append(wrong, fmt.Sprintf("%d writers' errors, such as %v", len(r.WriterError), r.WriterError[0]))
+	if len(r.WriterErrors) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d writers' errors, such as %v", len(r.WriterErrors), r.WriterErrors[0]))
 	}
 	if len(wrong) == 0 {
 		return nil
@@ -50,7 +50,7 @@ func (r Report) Err() error {
 
 func (r Report) String() string {
 	return fmt.Sprintf("committed %d, missing %d, phantoms %d, disorder %d, inexact %d, repeats %d, gaps %d, writers' errors %d, slowest COMMIT %v",
-		r.Committed, len(r.Missing), len(r.Phantoms), len(r.Disorder), len(r.Inexact), r.Repeats, r.Gaps, len(r.WriterError), r.SlowestTx.Round(time.Millisecond))
+		r.Committed, len(r.Missing), len(r.Phantoms), len(r.Disorder), len(r.Inexact), r.Repeats, r.Gaps, len(r.WriterErrors), r.SlowestCommit.Round(time.Millisecond))
 }
 
 // truth is what the database says at the end.
@@ -168,9 +168,9 @@ func (j *Journal) Check(ctx context.Context, clients ...*Client) (Report, error)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := Report{Committed: len(t.programs), WriterError: j.errors, Outages: j.outages}
+	r := Report{Committed: len(t.programs), WriterErrors: j.errors, Outages: j.outages}
 	if commits := slices.Sorted(slices.Values(j.commits)); len(commits) > 0 {
-		r.LateCommit, r.SlowestTx = commits[len(commits)*99/100], commits[len(commits)-1]
+		r.LateCommit, r.SlowestCommit = commits[len(commits)*99/100], commits[len(commits)-1]
 	}
 	for _, tx := range j.transactions {
 		for _, key := range tx.keys {

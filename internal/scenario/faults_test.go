@@ -247,7 +247,7 @@ func (t *trial) judge() {
 		ratio = float64(r.LateCommit) / float64(t.reference)
 	}
 	fmt.Printf("%-35s %6d %7d %8d %5d %7d %8d %6d %7d %7d %4d %4dms %5.1f× %5.1fs %s\n", t.name, r.Committed, len(r.Missing), len(r.Phantoms), len(r.Disorder),
-		len(r.Inexact), len(r.Trespass), len(r.WriterError), r.Outages, r.Repeats, r.Gaps, r.LateCommit.Milliseconds(), ratio, t.whole.Seconds(), t.notes)
+		len(r.Inexact), len(r.Trespass), len(r.WriterErrors), r.Outages, r.Repeats, r.Gaps, r.LateCommit.Milliseconds(), ratio, t.whole.Seconds(), t.notes)
 	if err := r.Err(); err != nil {
 		t.Error(err)
 	}

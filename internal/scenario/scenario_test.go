@@ -136,8 +136,8 @@ func TestRedisIsFlushedUnderLoad(t *testing.T) {
 		}
 	})
 	report := verdict(t, j, steady, restless)
-	if len(report.WriterError) != 0 || report.SlowestTx > 5*time.Second {
-		t.Errorf("the writers noticed: slowest COMMIT %v", report.SlowestTx)
+	if len(report.WriterErrors) != 0 || report.SlowestCommit > 5*time.Second {
+		t.Errorf("the writers noticed: slowest COMMIT %v", report.SlowestCommit)
 	}
 }
 

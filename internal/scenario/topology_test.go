@@ -116,8 +116,8 @@ func sentinelFailsOver(t *testing.T, sentinel *testenv.RedisSentinel) {
 		more(t, steady, 200)
 	})
 	report := verdict(t, j, steady, restless)
-	if len(report.WriterError) != 0 || report.SlowestTx > 5*time.Second {
-		t.Errorf("the writers noticed: slowest COMMIT %v", report.SlowestTx)
+	if len(report.WriterErrors) != 0 || report.SlowestCommit > 5*time.Second {
+		t.Errorf("the writers noticed: slowest COMMIT %v", report.SlowestCommit)
 	}
 	node.Ready()
 	if role := fmt.Sprint(testenv.Do(t, sentinel.Replica, "ROLE")); role[:7] != "[master" {
