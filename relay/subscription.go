@@ -37,40 +37,29 @@ func newSubscription(ctx context.Context, client redis.UniversalClient, receive 
 	return s, nil
 }
 
-func (s *subscription) subscribe(ctx context.Context, channels ...string) error {
+// change subscribes to channels, or ends that.
+func (s *subscription) change(ctx context.Context, on bool, channels ...string) error {
 	if s.cluster == nil {
 		conn, err := s.conn("", s.client)
 		if err != nil {
 			return err
 		}
-		return conn.Subscribe(ctx, channels...)
+		call := conn.Unsubscribe
+		if on {
+			call = conn.Subscribe
+		}
+		return call(ctx, channels...)
 	}
 	for _, channel := range channels { // one command may not name channels of two slots
 		conn, err := s.master(ctx, channel)
 		if err != nil {
 			return err
 		}
-		if err := conn.SSubscribe(ctx, channel); err != nil {
-			return err
+		call := conn.SUnsubscribe
+		if on {
+			call = conn.SSubscribe
 		}
-	}
-	return nil
-}
-
-func (s *subscription) unsubscribe(ctx context.Context, channels ...string) error {
-	if s.cluster == nil {
-		conn, err := s.conn("", s.client)
-		if err != nil {
-			return err
-		}
-		return conn.Unsubscribe(ctx, channels...)
-	}
-	for _, channel := range channels {
-		conn, err := s.master(ctx, channel)
-		if err != nil {
-			return err
-		}
-		if err := conn.SUnsubscribe(ctx, channel); err != nil {
+		if err := call(ctx, channel); err != nil {
 			return err
 		}
 	}

@@ -52,14 +52,10 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 			delete(t.names, name)
 		}
 	}
-	switch {
-	case t.on == nil || len(names) == 0:
+	if t.on == nil || len(names) == 0 {
 		return nil
-	case add:
-		return t.on.subscribe(ctx, channels...)
-	default:
-		return t.on.unsubscribe(ctx, channels...)
 	}
+	return t.on.change(ctx, add, channels...)
 }
 
 // open subscribes to all topics.
@@ -72,7 +68,7 @@ func (t *topics) open(ctx context.Context, s *subscription) error {
 	for _, name := range slices.Sorted(maps.Keys(t.names)) {
 		channels = append(channels, channelPrefix+name)
 	}
-	return s.subscribe(ctx, channels...)
+	return s.change(ctx, true, channels...)
 }
 
 // use replaces the subscription, and closes the one before.
