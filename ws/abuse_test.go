@@ -122,7 +122,7 @@ func TestFrameAbuse(t *testing.T) {
 	n := s.node(func(c *ws.Config) { c.MaxPerUser, c.MaxUnauthenticated = -1, 1000 })
 	bystander := n.connect("bystander")
 	bystander.expect("ready", "live")
-	token := fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1"))
+	token := authFrame(n.token("u1"))
 	t.Run("all", func(t *testing.T) {
 		for name, c := range abuses() {
 			for _, authenticated := range []bool{false, true} {
@@ -181,7 +181,7 @@ func TestFrameThatNeverComes(t *testing.T) {
 	n := s.node(func(c *ws.Config) {
 		c.AuthTimeout, c.PingInterval, c.PingTimeout = 300*time.Millisecond, 100*time.Millisecond, 300*time.Millisecond
 	})
-	token := frameOf(fin|text, fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	token := frameOf(fin|text, authFrame(n.token("u1")))
 	for name, c := range map[string]struct {
 		before, bytes string
 		want          int

@@ -38,14 +38,10 @@ func (s *stack) frozen(change func(*ws.Config)) (*node, *testenv.TCPProxy) {
 }
 
 // short authenticates with a token for a moment only; extra as in connect.
-func (n *node) short(user, extra string) *client {
+func (n *node) short(user string, extra ...string) *client {
 	n.t.Helper()
-	token, err := auth.Mint(secret, user, 2*time.Second)
-	if err != nil {
-		n.t.Fatal(err)
-	}
 	c := n.dial()
-	c.send(fmt.Sprintf(`{"type":"auth","token":%q%s}`, token, extra))
+	c.send(authFrame(mint(n.t, secret, user, 2*time.Second), extra...))
 	return c
 }
 
@@ -78,7 +74,7 @@ func TestTheTokenEndsWhileOlderEntriesAreAwaited(t *testing.T) {
 	warm.close()
 	proxy.Blackhole(testenv.ToClient)
 
-	since := fmt.Sprintf(`,"since":"%d"`, start)
+	since := fmt.Sprintf(`"since":"%d"`, start)
 	var ended sync.WaitGroup
 	for range 4 {
 		c := n.short("u1", since)
@@ -87,7 +83,7 @@ func TestTheTokenEndsWhileOlderEntriesAreAwaited(t *testing.T) {
 	}
 	renewed := n.short("u1", since)
 	renewed.expect("ready")
-	renewed.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	renewed.send(authFrame(n.token("u1")))
 	renewed.send(`{"type":"ping"}`)
 	renewed.expect("pong")
 	got := make(chan string, 1)
@@ -118,7 +114,7 @@ func TestTheTokenEndsWhileMembershipsAreAwaited(t *testing.T) {
 	t.Parallel()
 	s := newRelayed(t, "p1")
 	n, _ := s.frozen(func(c *ws.Config) { c.Recheck = 100 * time.Millisecond })
-	c := n.short("u1", "")
+	c := n.short("u1")
 	exp := c.expect("ready", "live")[0].TokenExpiresAt
 	tx, err := testenv.Conn(t, s.url).Begin(t.Context())
 	if err != nil {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/coder/websocket"
 
-	"github.com/outboxrelay/outboxrelay/auth"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/ws"
 )
@@ -27,38 +26,30 @@ func TestFirstFrameIsRefused(t *testing.T) {
 	s.user("gone", "p1")
 	s.exec("UPDATE relay.users SET is_active = false WHERE id = 'gone'")
 	n := s.node(func(c *ws.Config) { c.AuthTimeout = time.Second })
-	other := func(secret string, user string, ttl time.Duration) string {
-		token, err := auth.Mint([]byte(secret), user, ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return token
-	}
-	authFrame := func(token, extra string) string { return fmt.Sprintf(`{"type":"auth","token":%q%s}`, token, extra) }
 	for _, c := range []struct {
 		name, frame, code string
 		status            websocket.StatusCode
 	}{
 		{"no token", `{"type":"auth"}`, "auth_required", 4501},
-		{"empty token", authFrame("", ""), "auth_required", 4501},
+		{"empty token", authFrame(""), "auth_required", 4501},
 		{"ping first", `{"type":"ping"}`, "auth_required", 4501},
 		{"nothing", "", "auth_timeout", 4502},
-		{"garbage token", authFrame("x.y.z", ""), "invalid_token", 4500},
-		{"other secret", authFrame(other("Wq8sd7FhQ2mZx0PvLr5TnYw3BcEu6AgD", "u1", time.Hour), ""), "invalid_token", 4500},
-		{"expired", authFrame(other(string(secret), "u1", -time.Hour), ""), "token_expired", 4001},
-		{"unknown user", authFrame(n.token("nobody"), ""), "user_inactive", 4503},
-		{"inactive user", authFrame(n.token("gone"), ""), "user_inactive", 4503},
+		{"garbage token", authFrame("x.y.z"), "invalid_token", 4500},
+		{"other secret", authFrame(mint(t, []byte("Wq8sd7FhQ2mZx0PvLr5TnYw3BcEu6AgD"), "u1", time.Hour)), "invalid_token", 4500},
+		{"expired", authFrame(mint(t, secret, "u1", -time.Hour)), "token_expired", 4001},
+		{"unknown user", authFrame(n.token("nobody")), "user_inactive", 4503},
+		{"inactive user", authFrame(n.token("gone")), "user_inactive", 4503},
 		{"no JSON", `{"type":"auth"`, "bad_frame", 1007},
 		{"no object", `17`, "bad_frame", 1007},
 		{"two values", `{"type":"ping"}{}`, "bad_frame", 1007},
 		{"unknown type", `{"type":"subscribe"}`, "bad_frame", 1007},
 		{"token of the wrong type", `{"type":"auth","token":5}`, "bad_frame", 1007},
-		{"since is no number", authFrame(n.token("u1"), `,"since":"abc"`), "bad_frame", 1007},
-		{"since is negative", authFrame(n.token("u1"), `,"since":{"p1":"-1"}`), "bad_frame", 1007},
-		{"since is empty", authFrame(n.token("u1"), `,"since":{"p1":""}`), "bad_frame", 1007},
-		{"no time", authFrame(n.token("u1"), `,"lastEventTimestamp":"yesterday"`), "bad_frame", 1007},
+		{"since is no number", authFrame(n.token("u1"), `"since":"abc"`), "bad_frame", 1007},
+		{"since is negative", authFrame(n.token("u1"), `"since":{"p1":"-1"}`), "bad_frame", 1007},
+		{"since is empty", authFrame(n.token("u1"), `"since":{"p1":""}`), "bad_frame", 1007},
+		{"no time", authFrame(n.token("u1"), `"lastEventTimestamp":"yesterday"`), "bad_frame", 1007},
 		{"bad UTF-8", "{\"type\":\"auth\",\"token\":\"\xff\"}", "bad_frame", 1007},
-		{"too long", authFrame(strings.Repeat("x", 64<<10), ""), "bad_frame", 1009},
+		{"too long", authFrame(strings.Repeat("x", 64<<10)), "bad_frame", 1009},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -104,10 +95,7 @@ func TestHTTPAnswers(t *testing.T) {
 			_ = conn.CloseNow()
 		}
 	}
-	expired, err := auth.Mint(secret, "u1", -time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
+	expired := mint(t, secret, "u1", -time.Hour)
 	for token, want := range map[string]struct {
 		status int
 		code   string
@@ -128,7 +116,7 @@ func TestHTTPAnswers(t *testing.T) {
 	c.expectClose("bad_frame", 1007)
 	c, _ = n.connectHeader(n.token("u1"), "")
 	c.expect("ready", "live")
-	c.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("gone"))) // a renewal, for somebody else
+	c.send(authFrame(n.token("gone"))) // a renewal, for somebody else
 	c.expectClose("invalid_token", 4500)
 }
 
@@ -194,7 +182,7 @@ func TestSilentPeerIsClosed(t *testing.T) {
 	n := s.node(func(c *ws.Config) { c.PingInterval, c.PingTimeout = 50*time.Millisecond, 200*time.Millisecond })
 	conn, r := n.raw()
 	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
-	payload := fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1"))
+	payload := authFrame(n.token("u1"))
 	frame := append([]byte{0x81, 0x80 | 126, byte(len(payload) >> 8), byte(len(payload)), 0, 0, 0, 0}, payload...)
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)

@@ -60,7 +60,7 @@ func TestRoomsCannotBeEnumerated(t *testing.T) {
 		var got []string
 		for _, program := range []string{"secret", "nowhere"} {
 			c := n.dial()
-			c.send(fmt.Sprintf(`{"type":"auth","token":%q,%s}`, token, strings.ReplaceAll(ask, "%s", program)))
+			c.send(authFrame(token, strings.ReplaceAll(ask, "%s", program)))
 			got = append(got, c.transcript())
 		}
 		if got[0] != got[1] || strings.Contains(got[0], "secret") {
@@ -88,20 +88,13 @@ func TestTokenEndsInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := s.node(func(c *ws.Config) { c.Auth = verifier })
-	mint := func(ttl time.Duration) string {
-		token, err := auth.Mint(secret, "u1", ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf(`{"type":"auth","token":%q}`, token)
-	}
 	short, renewed := n.dial(), n.dial()
 	for _, c := range []*client{short, renewed} {
-		c.send(mint(2 * time.Second))
+		c.send(authFrame(mint(t, secret, "u1", 2*time.Second)))
 	}
 	exp := short.expect("ready", "live")[0].TokenExpiresAt
 	renewed.expect("ready", "live")
-	renewed.send(mint(time.Hour))
+	renewed.send(authFrame(mint(t, secret, "u1", time.Hour)))
 	short.expectClose("token_expired", 4001)
 	late := 5 * time.Second // on a machine that runs all the tests at once
 	if testenv.Long() {
@@ -129,7 +122,7 @@ func TestRenewalReadsTheUserAgain(t *testing.T) {
 		return nil
 	})
 	s.exec("UPDATE relay.users SET is_active = false WHERE id = 'u1'")
-	c.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	c.send(authFrame(n.token("u1")))
 	c.expectClose("user_inactive", 4503) // nothing else says so but, seldom, a confirmation of the node's own topic that came late
 }
 
@@ -171,7 +164,7 @@ func TestWhoSendsATokenHasHisTime(t *testing.T) {
 	s := newStack(t)
 	s.user("u1")
 	n := s.node(func(c *ws.Config) { c.MaxPerUser, c.MaxUnauthenticated = -1, 1 })
-	auth := frameOf(fin|text, fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	auth := frameOf(fin|text, authFrame(n.token("u1")))
 	var conns []net.Conn
 	var readers []*bufio.Reader
 	for range 5 {

@@ -267,11 +267,22 @@ type client struct {
 
 func (n *node) token(user string) string {
 	n.t.Helper()
-	token, err := auth.Mint(secret, user, time.Hour)
+	return mint(n.t, secret, user, time.Hour)
+}
+
+// mint signs a token.
+func mint(t testing.TB, secret []byte, user string, ttl time.Duration) string {
+	t.Helper()
+	token, err := auth.Mint(secret, user, ttl)
 	if err != nil {
-		n.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return token
+}
+
+// authFrame is the frame that authenticates; extra are further fields of it, such as `"since":"17"`.
+func authFrame(token string, extra ...string) string {
+	return fmt.Sprintf(`{"type":"auth","token":%q%s}`, token, strings.Join(append([]string{""}, extra...), ","))
 }
 
 // dial connects without authenticating.
@@ -288,11 +299,11 @@ func (n *node) dial() *client {
 	return &client{t: n.t, conn: conn}
 }
 
-// connect authenticates; extra are further fields of the auth frame, such as `"since":"17"`.
+// connect authenticates; extra as in authFrame.
 func (n *node) connect(user string, extra ...string) *client {
 	n.t.Helper()
 	c := n.dial()
-	c.send(fmt.Sprintf(`{"type":"auth","token":%q%s}`, n.token(user), strings.Join(append([]string{""}, extra...), ",")))
+	c.send(authFrame(n.token(user), extra...))
 	return c
 }
 

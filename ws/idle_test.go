@@ -72,7 +72,7 @@ func TestPiecesOfAMessage(t *testing.T) {
 	s := newStack(t)
 	s.user("u1")
 	n := s.node(nil)
-	head, tail, _ := strings.Cut(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")), ",")
+	head, tail, _ := strings.Cut(authFrame(n.token("u1")), ",")
 	first, middle, last := frameOf(text, head+","), frameOf(fin|ping, "hello"), frameOf(fin, tail)
 	all := first + middle + last
 	for name, cuts := range map[string][]int{
@@ -111,7 +111,7 @@ func TestTheServerWaitsForTheClientsCloseFrame(t *testing.T) {
 	s.user("u1")
 	n := s.node(nil)
 	conn, r := n.raw()
-	_, _ = io.WriteString(conn, frameOf(fin|text, fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1"))))
+	_, _ = io.WriteString(conn, frameOf(fin|text, authFrame(n.token("u1"))))
 	awaitLive(t, r)
 	s.exec("UPDATE relay.users SET is_active = false WHERE id = 'u1'")
 	s.relay()

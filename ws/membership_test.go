@@ -12,7 +12,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/outboxrelay/outboxrelay/auth"
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/ws"
 )
@@ -230,24 +229,17 @@ func TestTokenEndsAndIsRenewed(t *testing.T) {
 	s.user("u1")
 	s.user("u2")
 	n := s.node(nil)
-	mint := func(user string, ttl time.Duration) string {
-		token, err := auth.Mint(secret, user, ttl)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fmt.Sprintf(`{"type":"auth","token":%q}`, token)
-	}
 	short, renewed, foreign, bad := n.dial(), n.dial(), n.dial(), n.dial()
-	renewed.send(mint("u1", 2*time.Second))
-	renewed.send(mint("u1", time.Hour)) // at once: on a busy machine the first one doesn't last for long
+	renewed.send(authFrame(mint(t, secret, "u1", 2*time.Second)))
+	renewed.send(authFrame(mint(t, secret, "u1", time.Hour))) // at once: on a busy machine the first one doesn't last for long
 	renewed.expect("ready", "live")
-	short.send(mint("u1", 2*time.Second))
+	short.send(authFrame(mint(t, secret, "u1", 2*time.Second)))
 	short.expect("ready", "live")
 	for _, c := range []*client{foreign, bad} {
-		c.send(mint("u1", time.Hour))
+		c.send(authFrame(mint(t, secret, "u1", time.Hour)))
 		c.expect("ready", "live")
 	}
-	foreign.send(mint("u2", time.Hour))
+	foreign.send(authFrame(mint(t, secret, "u2", time.Hour)))
 	bad.send(`{"type":"auth","token":"x"}`)
 	foreign.expectClose("invalid_token", 4500)
 	bad.expectClose("invalid_token", 4500)

@@ -37,7 +37,7 @@ func TestClientsThatReadNothingHoldLittle(t *testing.T) {
 			for i := range clients {
 				conn, _ := n.raw()
 				_ = conn.(*net.TCPConn).SetReadBuffer(4096)
-				_, _ = io.WriteString(conn, frameOf(fin|text, fmt.Sprintf(`{"type":"auth","token":%q,"since":"%d"}`, n.token("u1"), end-large+int64(i))))
+				_, _ = io.WriteString(conn, frameOf(fin|text, authFrame(n.token("u1"), fmt.Sprintf(`"since":"%d"`, end-large+int64(i)))))
 			}
 			testenv.Eventually(t, 60*time.Second, func() error { // they are all stuck: nothing is sent any more
 				if sent := n.metric("events_sent_total", ""); sent != last {

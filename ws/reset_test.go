@@ -128,7 +128,7 @@ func TestANewHistoryBeforeTheToken(t *testing.T) {
 		}
 		return nil
 	})
-	c.send(fmt.Sprintf(`{"type":"auth","token":%q}`, n.token("u1")))
+	c.send(authFrame(n.token("u1")))
 	c.expect("ready", "live")
 	s.emit("p1", 2, 1)
 	c.expect("p1:2")

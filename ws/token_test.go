@@ -275,7 +275,7 @@ func TestTokens(t *testing.T) {
 				sent := make(chan struct{})
 				go func() { // the answer to what is too long comes before all of it has been sent
 					defer close(sent)
-					_ = client.conn.Write(testenv.Context(t, 20*time.Second), websocket.MessageText, fmt.Appendf(nil, `{"type":"auth","token":%q}`, c.token))
+					_ = client.conn.Write(testenv.Context(t, 20*time.Second), websocket.MessageText, []byte(authFrame(c.token)))
 				}()
 				defer func() { _ = client.conn.CloseNow(); <-sent }()
 				switch {
@@ -347,7 +347,7 @@ func TestARenewalsOtherFieldsAreIgnored(t *testing.T) {
 	c := n.connect("u1")
 	c.expect("ready", "live")
 	for _, extra := range []string{`"since":"abc"`, `"lastEventTimestamp":"yesterday"`, `"programs":"p1"`, `"batch":"yes"`, `"programs":[1],"since":{"p1":1}`} {
-		c.send(fmt.Sprintf(`{"type":"auth","token":%q,%s}`, n.token("u1"), extra))
+		c.send(authFrame(n.token("u1"), extra))
 		c.send(`{"type":"ping"}`)
 		c.expect("pong")
 	}
