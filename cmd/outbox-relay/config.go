@@ -203,6 +203,9 @@ func (e *usageError) require(c *config, why map[string]string) {
 	}
 }
 
+var errUnreadable = errors.New("can't be read: " + wantDatabase +
+	" (in a password / is %2F and % is %25), and behind a ? parameters that Postgres and the pool know, such as sslmode and pool_max_conns")
+
 const (
 	wantDatabase = "want postgres://user:password@host:5432/database"
 	wantRedis    = "want redis://host:6379/0"
@@ -290,7 +293,7 @@ func duration(field func(*config) *time.Duration, least, most time.Duration) fun
 
 func setDatabase(c *config, value string) error {
 	if _, err := relay.ConnConfig(value); err != nil {
-		return errors.New("can't be read: " + wantDatabase) // the parser's message may quote what it couldn't read
+		return errUnreadable // the parser's message may quote what it couldn't read
 	}
 	c.databaseURL = value
 	return nil
@@ -306,7 +309,9 @@ func setRedis(c *config, value string) error {
 }
 
 func setOrigins(c *config, value string) error {
-	c.origins = listOf(value)
+	if c.origins = listOf(value); len(c.origins) == 0 {
+		return namesNothing(value)
+	}
 	// A hub that never runs, for its opinion.
 	_, err := ws.New(ws.Config{Log: history{}, Auth: &auth.Verifier{}, Store: &auth.Store{}, Origins: c.origins})
 	return err

@@ -94,6 +94,11 @@ func TestSettingsThatContradictEachOther(t *testing.T) {
 		"short retention":         {map[string]string{"OUTBOX_RETENTION": "359s"}, []string{"OUTBOX_RETENTION: 5m59s is too short"}},
 		"least retention":         {map[string]string{"OUTBOX_RETENTION": "360s"}, nil},
 		"ping":                    {map[string]string{"PING_INTERVAL": "60s"}, []string{"PING_TIMEOUT: 1m0s is not longer"}},
+		"no host in the list":     {map[string]string{"ALLOWED_HOSTS": " , "}, []string{"ALLOWED_HOSTS: \" , \" names nothing"}}, // it allowed all hosts
+		"no origin in the list":   {map[string]string{"CLIENT_URL": ","}, []string{"CLIENT_URL: \",\" names nothing"}},
+		"no proxy in the list":    {map[string]string{"TRUSTED_PROXIES": " "}, []string{"TRUSTED_PROXIES: \" \" names nothing"}},
+		"a password's slash":      {map[string]string{"DATABASE_URL": "postgres://u:to/psecret@h/d"}, []string{"DATABASE_URL: can't be read: want postgres://user:password@host:5432/database (in a password / is %2F and % is %25)"}},
+		"an odd parameter":        {map[string]string{"DATABASE_URL": "postgres://u:topsecret@h/d?pool_max_conns=0"}, []string{"DATABASE_URL: can't be read: want postgres://user:password@host:5432/database (in a password / is %2F and % is %25), and behind a ? parameters that Postgres and the pool know"}},
 		"one address":             {map[string]string{"ADMIN_ADDR": ":8080"}, []string{"ADMIN_ADDR: the same as LISTEN_ADDR"}},
 	} {
 		_, lines := parse(t, with(test.vars))

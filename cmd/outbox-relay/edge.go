@@ -89,8 +89,17 @@ func listOf(value string) (list []string) {
 	return list
 }
 
+// namesNothing is the error of a list without an item: taken for an empty setting, it would allow what nobody meant to allow.
+func namesNothing(value string) error {
+	return fmt.Errorf("%q names nothing: leave the setting empty, or name one", value)
+}
+
 func setHosts(c *config, value string) error {
-	for _, item := range listOf(value) {
+	list := listOf(value)
+	if len(list) == 0 {
+		return namesNothing(value)
+	}
+	for _, item := range list {
 		name, wild := strings.CutPrefix(strings.ToLower(item), "*.")
 		if strings.HasPrefix(name, "[") || strings.Count(name, ":") > 1 { // an IPv6 address
 			a, ok := parseAddr(name)
@@ -110,7 +119,11 @@ func setHosts(c *config, value string) error {
 }
 
 func setProxies(c *config, value string) error {
-	for _, item := range listOf(value) {
+	list := listOf(value)
+	if len(list) == 0 {
+		return namesNothing(value)
+	}
+	for _, item := range list {
 		p, err := netip.ParsePrefix(item)
 		if err != nil {
 			a, err := netip.ParseAddr(item)

@@ -12,11 +12,15 @@ import (
 func edgeOf(t testing.TB, hosts, proxies string) edge {
 	t.Helper()
 	var c config
-	if err := setHosts(&c, hosts); err != nil {
-		t.Fatal(err)
+	if hosts != "" {
+		if err := setHosts(&c, hosts); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := setProxies(&c, proxies); err != nil {
-		t.Fatal(err)
+	if proxies != "" {
+		if err := setProxies(&c, proxies); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return c.edge
 }

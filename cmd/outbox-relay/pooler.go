@@ -20,7 +20,7 @@ func refusePooler(ctx context.Context, databaseURL string) error {
 	defer cancel()
 	c, err := relay.ConnConfig(databaseURL)
 	if err != nil {
-		return errors.New("DATABASE_URL: can't be read: " + wantDatabase)
+		return fmt.Errorf("DATABASE_URL: %w", errUnreadable)
 	}
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol // a pooler may not know prepared statements
 	first, err := pgx.ConnectConfig(ctx, c)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -94,7 +93,7 @@ func (s *server) open(ctx context.Context) (err error) {
 func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 	c, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
-		return nil, errors.New("DATABASE_URL: can't be read: " + wantDatabase)
+		return nil, fmt.Errorf("DATABASE_URL: %w", errUnreadable)
 	}
 	if !strings.Contains(databaseURL, "pool_max_conns") {
 		c.MaxConns = poolSize
@@ -118,7 +117,7 @@ func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 	c, err := relay.ConnConfig(databaseURL)
 	if err != nil {
-		return nil, errors.New("can't be read: " + wantDatabase)
+		return nil, errUnreadable
 	}
 	return pgx.ConnectConfig(ctx, c)
 }
