@@ -36,11 +36,14 @@ func (t *tailer) follow(ctx context.Context, c *config) error {
 	defer func() { _ = redis.Close() }()
 	since, asked := t.since["*"]
 	cursor := digits(since)
-	if !asked {
-		newest, err := outbox.NewestTick(ctx, pool)
-		if err != nil {
-			return err
-		}
+	newest, err := outbox.NewestTick(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if cursor > newest.Position {
+		fmt.Fprintf(t.stderr, "tail: %d is beyond the newest position, %d: beginning there\n", cursor, newest.Position)
+	}
+	if !asked || cursor > newest.Position {
 		cursor = newest.Position
 	}
 	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool})

@@ -97,6 +97,7 @@ func TestUsage(t *testing.T) {
 		"emit":               {[]string{"emit"}, 2, "DATABASE_URL: not set"},
 		"token":              {[]string{"token", "--ttl", "48h"}, 2, "--user: not set"},
 		"tail":               {[]string{"tail", "--since", "x", "--url", "ftp://h"}, 2, "--since: \"x\" is no position"},
+		"tail from too far":  {[]string{"tail", "--since", "99999999999999999999"}, 2, "--since: \"99999999999999999999\" is no position"},
 		"serve":              {[]string{"serve"}, 2, "outbox-relay: DATABASE_URL: not set: want postgres://"},
 	} {
 		code, stdout, stderr := call(t, nil, test.args...)

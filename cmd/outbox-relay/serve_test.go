@@ -167,6 +167,19 @@ func TestPoolSettingsInTheURL(t *testing.T) {
 	}
 }
 
+// Nobody listens at the address: that was told in the library's words, five colons deep, without what to do.
+func TestTailNamesAnAddressWhereNobodyListens(t *testing.T) {
+	t.Parallel()
+	tail := start(t, with(nil), "tail", "--user", "u1", "--url", "ws://127.0.0.1:1")
+	testenv.Eventually(t, 20*time.Second, func() error {
+		line, _, whole := strings.Cut(tail.stderr.String(), "\n")
+		if want := "tail: connect to ws://127.0.0.1:1/ws: connect: connection refused: is --url right?; trying again"; !whole || line != want {
+			return fmt.Errorf("it wrote %q, want %q", line, want)
+		}
+		return nil
+	})
+}
+
 func TestTailGivesUpOnBadToken(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -258,6 +271,17 @@ func TestTailOfAProgram(t *testing.T) {
 	}
 	if code := first.stop(); code != 0 {
 		t.Errorf("tail: exit code %d:\n%s", code, first.stderr.String())
+	}
+	ahead := start(t, vars, "tail", "--program", "p2", "--since", "9000000000000000000") // it waited there in silence
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if text := ahead.stderr.String(); !strings.Contains(text, "9000000000000000000 is beyond the newest position, ") {
+			return fmt.Errorf("it wrote %q", text)
+		}
+		return nil
+	})
+	s.emit("p2", "from:here")
+	if got := strings.Join(events(t, &ahead.stdout, 1), " "); got != "from:here" {
+		t.Errorf("tail printed %s", got)
 	}
 	code, _, stderr := call(t, map[string]string{"DATABASE_URL": vars["DATABASE_URL"]}, "tail", "--program", "p2")
 	if code != 2 || !strings.Contains(stderr, "REDIS_URL") || !strings.Contains(stderr, "--user") {

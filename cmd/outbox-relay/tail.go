@@ -56,8 +56,8 @@ func (p *program) tailCommand() *cobra.Command {
 		} else {
 			t.identify(&c, bad, tokenFile)
 		}
-		if strings.Trim(since, "0123456789") != "" {
-			bad.lines = append(bad.lines, fmt.Sprintf("--since: %q is no position: want digits only", since))
+		if _, err := strconv.ParseUint(since, 10, 63); since != "" && err != nil {
+			bad.lines = append(bad.lines, fmt.Sprintf("--since: %q is no position: want digits only, as in an event's position", since))
 		}
 		if err := t.parseURL(); err != nil {
 			bad.lines = append(bad.lines, err.Error())
@@ -196,10 +196,13 @@ func (t *tailer) open(ctx context.Context) (*websocket.Conn, error) {
 	defer cancel()
 	conn, response, err := websocket.Dial(ctx, t.url, nil) //nolint:bodyclose // the library closes it
 	if err != nil {
-		if response != nil && response.StatusCode >= 400 && response.StatusCode < 500 {
+		switch {
+		case response != nil && response.StatusCode >= 400 && response.StatusCode < 500:
 			return nil, fmt.Errorf("connect to %s: the server answered %s: is --url right? (%w)", t.url, response.Status, errFinal)
+		case response != nil:
+			return nil, fmt.Errorf("connect to %s: the server answered %s", t.url, response.Status)
 		}
-		return nil, fmt.Errorf("connect to %s: %w", t.url, err)
+		return nil, fmt.Errorf("connect to %s: %w: is --url right?", t.url, withoutOp(err))
 	}
 	conn.SetReadLimit(maxMessage)
 	auth := map[string]any{"type": "auth", "token": token}
