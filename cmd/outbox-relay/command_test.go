@@ -99,6 +99,18 @@ func TestUnreachableDatabaseIsOneLine(t *testing.T) {
 	}
 }
 
+// Postgres' own words say what is forbidden, and not what to grant.
+func TestWhoLacksARightIsToldWhich(t *testing.T) {
+	t.Parallel()
+	for role, command := range map[string]string{"relay_relay": "emit --program p1 --event a:b", "relay_emitter": "erase --event 1"} {
+		s := newSite(t)
+		code, _, stderr := call(t, map[string]string{"DATABASE_URL": s.login("GRANT " + role + " TO %s"), "REDIS_URL": s.vars["REDIS_URL"]}, strings.Fields(command)...)
+		if code != 1 || !strings.HasSuffix(stderr, "permission denied for table outbox (SQLSTATE 42501): docs/SECURITY.md says which role may, such as relay_emitter for the application\n") {
+			t.Errorf("%s as a member of %s: exit code %d, wrote %q", command, role, code, stderr)
+		}
+	}
+}
+
 func TestEmit(t *testing.T) {
 	t.Parallel()
 	pool, url := testenv.DB(t)

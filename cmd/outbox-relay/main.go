@@ -91,10 +91,17 @@ func report(err error, stderr io.Writer) int {
 	return 1
 }
 
-// explain returns what err says on one line, and what to do if Postgres couldn't be reached. Each host is tried with TLS and without, which mostly
-// fail alike: that is said once. Passwords aren't in it.
+// rights is where the rights that each command needs are listed.
+const rights = "docs/SECURITY.md"
+
+// explain returns what err says on one line, and what to do if Postgres couldn't be reached or a right is lacking. Each host is tried with TLS and
+// without, which mostly fail alike: that is said once. Passwords aren't in it.
 func explain(err error) string {
 	text := err.Error()
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && refused.Code == "42501" && !strings.Contains(text, rights) {
+		return oneLine(text) + ": " + rights + " says which role may, such as relay_emitter for the application"
+	}
 	var failed *pgconn.ConnectError
 	if !errors.As(err, &failed) || errors.Is(err, context.Canceled) {
 		return oneLine(text)
