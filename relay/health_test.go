@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -48,4 +49,19 @@ func TestAnEvictingRedisGivesNoCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	head(s.watch(func(string) {}), true)
+}
+
+// The end of the failed attempt stood beside its cause, on a line of its own.
+func TestASubscriptionThatFailsHasOneReason(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.redis = openRedis(t, "redis://127.0.0.1:1")
+	h := s.watch(func(string) {})
+	want := []string{"subscription: Redis can't be heard: dial tcp 127.0.0.1:1: connect: connection refused"}
+	testenv.Eventually(t, 20*time.Second, func() error {
+		if got := h.Ready(); !slices.Equal(got, want) {
+			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
 }

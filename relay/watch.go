@@ -165,8 +165,10 @@ func (h *History) listenOnce(ctx context.Context, wake func(topic string, news N
 	if err := h.topics.open(setUp, s); err != nil {
 		group.Go(func() error { return err })
 	}
-	err = group.Wait()
-	return heard, errors.Join(err, ctx.Err())
+	if err = group.Wait(); err == nil {
+		err = ctx.Err()
+	}
+	return heard, err
 }
 
 // receive reads one connection until it fails, goes silent, or is told that a channel's slot has moved.
