@@ -152,21 +152,23 @@ func load(flags *pflag.FlagSet, getenv func(string) string, list []setting) (con
 	return c, bad
 }
 
-// lookup returns what was given: a flag wins over the environment; there, a value and a file contradict each other. An empty variable is
+// lookup returns what was given: a flag wins over the environment; in either a value and a file contradict each other. An empty variable is
 // as good as none.
 func (s setting) lookup(flags *pflag.FlagSet, getenv func(string) string) (value string, given bool, err error) {
-	if f := flags.Lookup(s.flag()); f != nil && f.Changed {
-		return f.Value.String(), f.Value.String() != "", nil
-	}
-	if !s.secret {
-		value = getenv(s.name)
+	own, path := flags.Lookup(s.flag()), ""
+	switch file := flags.Lookup(s.flag() + "-file"); {
+	case file != nil && file.Changed:
+		path = file.Value.String()
+		if own.Changed {
+			value = own.Value.String()
+		}
+	case own != nil && own.Changed:
+		value = own.Value.String()
 		return value, value != "", nil
-	}
-	var path string
-	if f := flags.Lookup(s.flag() + "-file"); f != nil && f.Changed {
-		path = f.Value.String()
-	} else {
+	case s.secret:
 		value, path = getenv(s.name), getenv(s.name+"_FILE")
+	default:
+		value = getenv(s.name)
 	}
 	if value != "" && path != "" {
 		return "", false, fmt.Errorf("it and %s_FILE are both set: keep one of them", s.name)

@@ -132,6 +132,9 @@ func TestFlagWinsOverFileAndVariable(t *testing.T) {
 	if len(lines) != 1 || !strings.Contains(lines[0], "both set") {
 		t.Errorf("a variable and a file: refused: %q", lines)
 	}
+	if _, lines = parse(t, with(nil), "--jwt-access-secret", goodSecret, "--jwt-access-secret-file", file); len(lines) != 1 || !strings.Contains(lines[0], "both set") {
+		t.Errorf("both as flags: refused: %q", lines)
+	}
 	if _, lines = parse(t, with(map[string]string{"REDIS_URL": "", "REDIS_URL_FILE": "/nonexistent"})); len(lines) != 1 || !strings.HasPrefix(lines[0], "REDIS_URL: read the file") {
 		t.Errorf("a file that isn't there: %q", lines)
 	}
