@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -286,6 +287,36 @@ func TestTailOfAProgram(t *testing.T) {
 	code, _, stderr := call(t, map[string]string{"DATABASE_URL": vars["DATABASE_URL"]}, "tail", "--program", "p2")
 	if code != 2 || !strings.Contains(stderr, "REDIS_URL") || !strings.Contains(stderr, "--user") {
 		t.Errorf("without Redis: exit code %d: %s", code, stderr)
+	}
+}
+
+// TestMetricsAreDocumented compares /metrics with docs/CONFIGURATION.md. A metric with labels may not have counted anything yet.
+func TestMetricsAreDocumented(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.serve(nil)
+	_, metrics, err := get("http://" + s.vars["ADMIN_ADDR"] + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := func(pattern, text string) map[string]bool {
+		found := map[string]bool{}
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
+			found[m[1]] = true
+		}
+		return found
+	}
+	document := readFile(t, "../../docs/CONFIGURATION.md")
+	there, told := names(`(?m)^# TYPE (outbox_relay_\S+) `, metrics), names("`(outbox_relay_[a-z_]+)[`{]", document)
+	for name := range there {
+		if !told[name] {
+			t.Errorf("docs/CONFIGURATION.md doesn't say what %s is", name)
+		}
+	}
+	for name := range names("`(outbox_relay_[a-z_]+)`", document) {
+		if !there[name] {
+			t.Errorf("docs/CONFIGURATION.md has %s, /metrics hasn't", name)
+		}
 	}
 }
 
