@@ -15,7 +15,7 @@ type near struct {
 
 const (
 	nearFor     = outbox.RebaseGap / 2 // see tellNear
-	nearEntries = 128                  // of a program in one batch, as in a message of the append script: a room's buffer reaches from there down to what Redis has …
+	nearEntries = 128                  // of a program in one batch, twice a message of the append script: a room's buffer reaches from there down to what Redis has …
 	nearBytes   = 16384                // … and their frames
 )
 
@@ -37,7 +37,7 @@ func (s *session) tellNear(parts []part) {
 	}
 }
 
-// few reports whether p isn't more than a message brings.
+// few reports whether p is within these bounds.
 func (p *part) few() bool {
 	bytes := 0
 	for _, f := range p.frames {

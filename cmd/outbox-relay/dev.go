@@ -125,7 +125,8 @@ func (p *program) dev(ctx context.Context, c *config, command []string) error {
 		}
 	}}
 	err = p.devServe(ctx, c, log, watch, command, func(out io.Writer, s *server) {
-		fmt.Fprintf(out, "\n  Services      PostgreSQL %s (%s), Redis (%s)\n", postgres.Version, postgres.Rung, redis.Rung)
+		version := strings.TrimSpace("PostgreSQL " + postgres.Version) // that of a URL isn't known
+		fmt.Fprintf(out, "\n  Services      %s (%s), Redis (%s)\n", version, postgres.Rung, redis.Rung)
 		greet(out, s, began)
 		if redis.Rung == "miniredis" {
 			fmt.Fprint(out, "  Redis is an imitation inside this process, because redis-server isn't on PATH: fine for a first try, slow under load.\n\n")
