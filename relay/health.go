@@ -25,7 +25,7 @@ const (
 // leaderStates are those of a relay that leads.
 var leaderStates = []string{stateSession, stateRedis, stateLog, statePolling, stateListen, stateEviction}
 
-const connecting = "connecting to Postgres"
+const connecting = "not begun yet" // it has begun when the newest tick has been published again: that takes Postgres and Redis
 
 // health knows which states are degraded, and why.
 type health struct {

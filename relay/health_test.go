@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,21 @@ func TestASubscriptionThatFailsHasOneReason(t *testing.T) {
 	testenv.Eventually(t, 20*time.Second, func() error {
 		if got := h.Ready(); !slices.Equal(got, want) {
 			return fmt.Errorf("%q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+// While Redis was away, a relay that had its session and led said that it was connecting to Postgres.
+func TestARelayThatWaitsForRedisDoesNotBlamePostgres(t *testing.T) {
+	t.Parallel()
+	s := newStack(t)
+	s.redis = openRedis(t, "redis://127.0.0.1:1")
+	r := s.relay(nil)
+	testenv.Eventually(t, 20*time.Second, func() error {
+		got := strings.Join(r.Ready(), "\n")
+		if !strings.Contains(got, "redis: ") || strings.Contains(got, "Postgres") || !strings.Contains(got, "session: ") {
+			return fmt.Errorf("%q, want that Redis is away, and nothing about Postgres", got)
 		}
 		return nil
 	})
