@@ -76,12 +76,25 @@ func (p *program) devCommand() *cobra.Command {
 		c, bad := load(cmd.Flags(), p.getenv, devSettings())
 		c.role = devDefaults["ROLE"]
 		bad.checkTogether(&c)
+		bad.checkSource(&c, p.getenv, "OUTBOX_RELAY_POSTGRES", "DATABASE_URL", "url", "local", "npm", "apt")
+		bad.checkSource(&c, p.getenv, "OUTBOX_RELAY_REDIS", "REDIS_URL", "url", "local", "miniredis", "apt")
 		if err := bad.err(); err != nil {
 			return err
 		}
 		return p.dev(cmd.Context(), &c, args)
 	}
 	return cmd
+}
+
+// checkSource adds a line if the variable name doesn't say where a server can come from. One that is there already is named by another setting.
+func (e *usageError) checkSource(c *config, getenv func(string) string, name, url string, choices ...string) {
+	switch value := getenv(name); {
+	case value == "":
+	case !slices.Contains(choices, value):
+		e.lines = append(e.lines, fmt.Sprintf("%s: %q is none of %s", name, value, strings.Join(choices, ", ")))
+	case value == "url" && !c.given[url]:
+		e.lines = append(e.lines, fmt.Sprintf("%s: it is url, and %s is not set", name, url))
+	}
 }
 
 // dev starts the services, serves, and stops the services when that has ended. c is completed with what the services say.

@@ -44,6 +44,16 @@ func rung(forced string) string {
 	return forced
 }
 
+// The second was told only once Postgres had been started, as "no Redis here: install one".
+func TestDevNamesBadSourcesAtOnce(t *testing.T) {
+	t.Parallel()
+	code, _, stderr := call(t, map[string]string{"OUTBOX_RELAY_POSTGRES": "docker", "OUTBOX_RELAY_REDIS": "url", "OUTBOX_RELAY_DATA": t.TempDir()}, "dev")
+	want := "outbox-relay: OUTBOX_RELAY_POSTGRES: \"docker\" is none of url, local, npm, apt\noutbox-relay: OUTBOX_RELAY_REDIS: it is url, and REDIS_URL is not set\n"
+	if code != 2 || stderr != want {
+		t.Errorf("exit code %d, wrote %q, want %q", code, stderr, want)
+	}
+}
+
 func TestDevRunsCommand(t *testing.T) {
 	t.Parallel()
 	vars := devVars(t)
