@@ -18,7 +18,7 @@ const (
 // canary is a notification that was sent for nothing but to be heard.
 type canary struct {
 	payload string
-	sent    time.Time // when its COMMIT had returned
+	sent    time.Time // when its COMMIT had returned; zero: it hasn't yet
 }
 
 // sing sends canaries until ctx ends, each on a connection of its own: the way of a writer's wake-up. One that can't be sent is no reason to doubt LISTEN;
@@ -50,6 +50,7 @@ func (s *session) singOnce(ctx context.Context) error {
 		return fmt.Errorf("send a canary: %w", err)
 	}
 	payload := fmt.Sprint(canaryPayload, time.Now().UnixNano())
+	s.canary.Store(&canary{payload: payload}) // it may be heard before the answer is here
 	tag, err := conn.Exec(ctx, "SELECT pg_notify($1, $2) WHERE pg_notification_queue_usage() < 0.5", channel, payload)
 	switch {
 	case err != nil:
@@ -83,7 +84,7 @@ func (s *session) checkCanary() {
 	case c.payload == s.heardCanary:
 		s.deaf = false
 		s.health.set(stateListen, "")
-	case s.used.Sub(c.sent) > canaryPatience:
+	case !c.sent.IsZero() && s.used.Sub(c.sent) > canaryPatience:
 		s.deaf = true
 		s.health.set(stateListen, "LISTEN is deaf: a notification sent by another session wasn't heard, events are found by polling")
 	}
