@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // bufferSize is that of a connection's two buffers. The library's 32 KiB would be the largest part of a process without traffic.
@@ -37,7 +38,7 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 	}
 	if len(hosts) == 1 {
 		options.ContextTimeoutEnabled, options.DisableIdentity, options.MaxRetries, options.DialerRetries = true, true, -1, 1
-		options.ReadBufferSize, options.WriteBufferSize = bufferSize, bufferSize
+		options.ReadBufferSize, options.WriteBufferSize, options.MaintNotificationsConfig = bufferSize, bufferSize, unannounced()
 		return redis.NewClient(options), nil
 	}
 	if options.DB != 0 {
@@ -50,8 +51,14 @@ func OpenRedis(text string) (redis.UniversalClient, error) {
 	return redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: addrs, Username: options.Username, Password: options.Password, TLSConfig: options.TLSConfig,
 		ContextTimeoutEnabled: true, DisableIdentity: true, DialerRetries: 1, MaxRedirects: 3,
-		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize,
+		ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, MaintNotificationsConfig: unannounced(),
 	}), nil
+}
+
+// unannounced keeps the library from asking servers to announce their maintenance: to tell them where, it would look for their address as soon as a
+// client is made.
+func unannounced() *maintnotifications.Config {
+	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }
 
 func openSentinel(rest string, secure bool) (redis.UniversalClient, error) {
