@@ -19,7 +19,7 @@ func TestAnErasedEventIsNotKeptReadyForOthers(t *testing.T) {
 		r := &room{program: "p1"}
 		r.add(frames(`"secret"`))
 		early := r.after(0, batchCount, batchBytes)
-		r.forget()
+		r.forget(0)
 		if !bytes.Contains(r.bundle(early, batch), []byte("secret")) {
 			t.Fatal("this test shows nothing")
 		}

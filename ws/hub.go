@@ -229,7 +229,7 @@ func (h *Hub) wakeTopic(topic string, news News) {
 		}
 	case NodesTopic:
 		for _, r := range h.rooms {
-			r.forget()
+			r.forget(news.After)
 		}
 		for s := range h.sockets {
 			s.doubt(news.After)

@@ -108,6 +108,9 @@ func (s *socket) enter(ctx context.Context, identity auth.Identity) error {
 // sit takes a seat in a program's room, which begins at position if it is new.
 func (s *socket) sit(program string, position int64) *seat {
 	st := &seat{room: s.hub.join(s, program, position), program: program, cursor: position}
+	if n := len(s.member.Resets); n > 0 {
+		st.room.begin(s.member.Resets[n-1].Before - 1)
+	}
 	st.demand = st.room.demand()
 	s.seats = append(s.seats, st)
 	return st
@@ -235,6 +238,7 @@ func (s *socket) startOver(before int64, changes []auth.Change) error {
 	lost, began := resets[i].After, resets[len(resets)-1].Before-1
 	of := byProgram(slices.DeleteFunc(changes, func(c auth.Change) bool { return c.After < began }))
 	for _, st := range s.seats {
+		st.room.begin(began)
 		switch {
 		case st.cursor <= lost:
 			continue

@@ -2,10 +2,12 @@ package ws_test
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/outboxrelay/outboxrelay/internal/testenv"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
 )
@@ -70,4 +72,81 @@ func TestNewsAreLost(t *testing.T) {
 	c.expect("ready", "live")
 	s.emit("p1", 1, 60)
 	c.expect(events("p1", 1, 60)...)
+}
+
+// replaced is a log through which a relay tells its own rooms, after they have heard of a new history or lost that message, of what it has just committed in the old one.
+type replaced struct {
+	ws.Log
+	deaf bool // the nodes' messages are lost
+	wake func(topic string, news ws.News)
+	told atomic.Int64 // the newest position on the nodes' topic
+}
+
+func (l *replaced) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	l.wake = wake
+	return l.Log.Watch(ctx, func(topic string, news ws.News) {
+		if topic != ws.NodesTopic {
+			wake(topic, news)
+			return
+		}
+		if !l.deaf {
+			wake(topic, news)
+		}
+		l.told.Store(news.After)
+	})
+}
+
+// A relay whose Postgres is the old one of two primaries tells its own rooms of ticks for a moment longer. Who had been told of the new history by then, and had lost
+// nothing, got an event that doesn't exist, and was never told.
+func TestNewsOfAHistoryThatHasBeenReplaced(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		deaf    bool
+		recheck time.Duration
+	}{
+		"the node has been told":                  {false, 200 * time.Millisecond},
+		"the message is lost":                     {true, 200 * time.Millisecond},
+		"only who comes knows of the new history": {true, time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStack(t)
+			s.user("u1", "p1")
+			stop := s.relay()
+			s.settled()
+			l := &replaced{Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}, deaf: test.deaf}
+			n := s.node(func(c *ws.Config) { c.Log, c.Recheck = l, test.recheck })
+			c := n.connect("u1")
+			c.expect("ready", "live")
+			s.emit("p1", 1, 1)
+			last := c.expect("p1:1")[0].position()
+			survived := s.settled()
+			stop()
+			base := s.failover(survived)
+			testenv.Eventually(t, 10*time.Second, func() error {
+				if told := l.told.Load(); told != base {
+					return fmt.Errorf("the nodes have been told of %d, the new history begins at %d", told, base)
+				}
+				return nil
+			})
+			knows := test.recheck < time.Hour
+			reads := n.metric("membership_reads_total", "")
+			testenv.Eventually(t, 10*time.Second, func() error { // one that begins now is of the new history
+				if now := n.metric("membership_reads_total", ""); knows && now < reads+2 {
+					return fmt.Errorf("%v reads of the memberships", now-reads)
+				}
+				return nil
+			})
+			l.wake("program:p1", ws.News{After: last, Entries: []ws.Entry{{Position: last + 1000, Frame: fmt.Appendf(nil,
+				`{"type":"event","id":"1000","position":"%d","event":"request:created","programId":"p1","data":{"n":1000},"timestamp":"2026-01-01T00:00:00.000000Z"}`, last+1000)}}})
+			if !knows { // it is told when it does
+				c.expect("p1:1000")
+			}
+			other := n.connect("u1", fmt.Sprintf(`"since":"%d"`, last))
+			other.expect("ready", "live")
+			s.emit("p1", 2, 1)
+			c.expect("p1:2")
+			other.expect("p1:2")
+		})
+	}
 }

@@ -45,6 +45,7 @@ type room struct {
 	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
 	head    int64     // the log's head at the last read
 	forgot  int       // how often the buffer was forgotten
+	begun   int64     // news from here or below are not taken: they may be of a history that has been replaced
 	stale   bool      // there is something to read that no news brought
 	asked   uint64    // number of the newest demand for a read
 	read    uint64    // demands up to here have been met …
@@ -126,7 +127,7 @@ func (r *room) hear(news News) {
 func (r *room) learn(news News) (fits, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(news.Entries) == 0 || r.newest < news.After {
+	if len(news.Entries) == 0 || r.newest < news.After || news.Entries[0].Position <= r.begun {
 		r.stale = true
 		return false, false
 	}
@@ -226,10 +227,25 @@ func (r *room) absorb(page Page, last int64, end bool) {
 	}
 }
 
-// forget drops the buffer: the log is read again for whoever is behind.
-func (r *room) forget() {
+// forget drops the buffer: the log is read again for whoever is behind. What was erased, or a new history's beginning, lies at position.
+func (r *room) forget(position int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.drop(position)
+}
+
+// begin is forget for a socket that knows of a new history: the message that told the node may have been lost.
+func (r *room) begin(position int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.begun < position {
+		r.drop(position)
+	}
+}
+
+// drop is forget. The caller holds mu.
+func (r *room) drop(position int64) {
+	r.begun = max(r.begun, position)
 	r.entries, r.bytes, r.floor, r.bundles = nil, 0, r.newest, [2]bundle{}
 	r.forgot++
 }
