@@ -2,7 +2,6 @@ package relay
 
 import (
 	"sync"
-	"time"
 
 	"github.com/outboxrelay/outboxrelay/outbox"
 )
@@ -23,16 +22,18 @@ const (
 // is decided: whoever publishes it will say the same. As news from Redis, these may be lost, and are taken only by a room that has everything before them; they will
 // come again from there.
 //
-// Another history may have begun without this relay's knowing (its Postgres is the old one of two primaries), which Redis would tell it. It goes on above this tick for
-// as long as the head was this session's a moment ago, so that a client which got the tick is told of the new history by its cursor: positions are of now, and those of a
-// new history begin outbox.RebaseGap later.
+// Another history may have begun without this relay's knowing (its Postgres is the old one of two primaries), which Redis would tell it. A client which got the tick is
+// told of that history by its cursor if it begins above the tick: it begins outbox.RebaseGap above the head that this session has set, and above the time of then. That
+// position decides, and no time that has passed: the whole machine may have stood still meanwhile, or its clock been set.
 func (s *session) tellNear(parts []part) {
-	if s.config.Near == nil || time.Since(s.headSet) > s.nearFor {
+	if s.config.Near == nil {
 		return
 	}
+	below := s.headSet + s.nearFor.Microseconds()
 	for i := range parts {
-		if after := s.log.newest[parts[i].program]; after > 0 && parts[i].few() {
-			s.config.Near.tell(&parts[i], after)
+		p := &parts[i]
+		if after := s.log.newest[p.program]; after > 0 && p.positions[len(p.positions)-1] <= below && p.few() {
+			s.config.Near.tell(p, after)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/outbox"
 )
 
 // beforeAppends calls look before each pipeline that appends.
@@ -65,14 +66,15 @@ func TestWhatIsNearHearsBeforeRedisDoes(t *testing.T) {
 		before  int // messages that were heard before the append …
 		after   int // … and that are heard in all
 	}{
-		"an event":          {"program:p1", nearFor, 1, "x", 1, 2},
-		"several":           {"program:p1", nearFor, 20, "x", 1, 2},
-		"no fresh head":     {"program:p1", 0, 1, "x", 0, 1},
-		"many":              {"program:p1", nearFor, nearEntries + 1, "x", 0, 0},
-		"large":             {"program:p1", nearFor, 1, strings.Repeat("x", nearBytes), 0, 0},
-		"another program":   {"program:p2", nearFor, 1, "x", 0, 0},
-		"membership":        {"program:p1", nearFor, 0, "", 1, 2},
-		"too old for Redis": {"program:p1", nearFor, -1, "x", 0, 0},
+		"an event":                {"program:p1", nearFor, 1, "x", 1, 2},
+		"several":                 {"program:p1", nearFor, 20, "x", 1, 2},
+		"no fresh head":           {"program:p1", 0, 1, "x", 0, 1},
+		"many":                    {"program:p1", nearFor, nearEntries + 1, "x", 0, 0},
+		"large":                   {"program:p1", nearFor, 1, strings.Repeat("x", nearBytes), 0, 0},
+		"another program":         {"program:p2", nearFor, 1, "x", 0, 0},
+		"membership":              {"program:p1", nearFor, 0, "", 1, 2},
+		"too old for Redis":       {"program:p1", nearFor, -1, "x", 0, 0},
+		"a clock that has jumped": {"program:p1", nearFor, -2, "x", 0, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -128,6 +130,8 @@ func TestWhatIsNearHearsBeforeRedisDoes(t *testing.T) {
 			case -1: // the program was silent for longer than Redis keeps anything
 				s.log.inWindow(s.now() + 2*s.log.window.Microseconds())
 				step(insert, 1, c.data)
+			case -2: // Postgres and the relay have stood still together, and only the clock knows
+				step("INSERT INTO relay.outbox (program_id, event, created_at) VALUES ('p1', 'a:b', now() + $1::interval)", outbox.RebaseGap)
 			default:
 				step(insert, c.rows, c.data)
 			}

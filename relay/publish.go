@@ -243,9 +243,9 @@ func (s *session) publishHead(ctx context.Context) error {
 		if s.last.Position == 0 {
 			return nil
 		}
-		var asked time.Time
+		var asked int64
 		err := s.withRedis(ctx, func(ctx context.Context) error {
-			asked = time.Now()
+			asked = s.now()
 			changed, err := s.log.publishHead(ctx, s.cluster, s.last.Position)
 			if changed {
 				s.suspect = true
@@ -256,7 +256,7 @@ func (s *session) publishHead(ctx context.Context) error {
 			return err
 		}
 		if !s.suspect {
-			s.headSet = asked
+			s.headSet = max(asked, s.last.Position)
 			return nil
 		}
 	}

@@ -65,7 +65,7 @@ type Relay struct {
 
 	patience time.Duration // for one statement; statementTimeout, but for tests
 	quiet    time.Duration // without events for this long it falls asleep; quietFor, but 0 for tests that want a sleep after each wake-up
-	nearFor  time.Duration // the relay relies on a head that it has set for this long; nearFor, but for tests
+	nearFor  time.Duration // the relay relies on a head that it has set this far above it; nearFor, but for tests
 	fallback time.Duration // asleep, it reads this often without being woken; fallbackPoll, but for tests that look for lost wake-ups
 }
 

@@ -44,7 +44,7 @@ type session struct {
 	used      time.Time // when the session last answered
 	compared  time.Time // when Redis was last compared
 	suspect   bool      // Redis failed since: compare before going on
-	headSet   time.Time // when the head was last known to be this session's
+	headSet   int64     // the database's clock when the head was last known to be this session's, or the head if that is later
 	sleeping  bool      // holds the sleep lock
 	deaf      bool      // the newest canary wasn't heard
 	notified  int       // commits that notified, of one wake-up: each transaction does once, however much it writes
