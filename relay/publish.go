@@ -182,7 +182,7 @@ func (s *session) repair(ctx context.Context, lost []string) error {
 		return err
 	}
 	if s.suspect {
-		return s.compare(ctx)
+		return s.compare(ctx, true)
 	}
 	return s.refill(ctx, lost...)
 }
@@ -236,7 +236,7 @@ func (s *session) wakeUsers(ctx context.Context, users []string) error {
 func (s *session) publishHead(ctx context.Context) error {
 	for {
 		for s.suspect || time.Since(s.compared) > compareEvery {
-			if err := s.compare(ctx); err != nil {
+			if err := s.compare(ctx, false); err != nil {
 				return err
 			}
 		}
@@ -263,8 +263,9 @@ func (s *session) publishHead(ctx context.Context) error {
 }
 
 // compare refills every log in the window whose newest entry isn't the one that was appended last. One that holds more than this
-// relay's history explains is deleted first: somebody else wrote to it, or it is left from a history that is no more.
-func (s *session) compare(ctx context.Context) error {
+// relay's history explains is deleted first: somebody else wrote to it, or it is left from a history that is no more. But while a tick is being published it may
+// hold what has been published of that before: it is compared again afterwards.
+func (s *session) compare(ctx context.Context, publishing bool) error {
 	s.suspect = false // until Redis fails again: what had been compared by then may be gone
 	if err := s.withRedis(ctx, s.log.checkLimits); err != nil {
 		return err
@@ -283,6 +284,9 @@ func (s *session) compare(ctx context.Context) error {
 		if err := s.keepAlive(ctx); err != nil {
 			return err
 		}
+	}
+	if publishing && len(foreign) > 0 {
+		foreign, s.suspect = nil, true
 	}
 	for _, program := range foreign {
 		if err := s.drop(ctx, program); err != nil {

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -217,5 +218,65 @@ func TestLostLogsAreRefilledTogether(t *testing.T) {
 				t.Errorf("the head is %d, want %d", head, s.last.Position)
 			}
 		})
+	}
+}
+
+// deletions notes which keys are deleted.
+type deletions struct {
+	mu   sync.Mutex
+	keys []string
+}
+
+func (d *deletions) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (d *deletions) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "del" {
+			d.mu.Lock()
+			d.keys = append(d.keys, fmt.Sprint(cmd.Args()[1:]...))
+			d.mu.Unlock()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (d *deletions) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A new leader publishes the newest tick again. Where a log had been lost, those that had got the tick already passed for somebody else's: each was deleted, with a
+// warning, and built anew.
+func TestALogIsLostAsALeaderTakesOver(t *testing.T) {
+	t.Parallel()
+	s, pool, _ := led(t)
+	ctx := testenv.Context(t, 20*time.Second)
+	if err := s.openLog(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, err := pool.Exec(ctx, "INSERT INTO relay.outbox (program_id, event) SELECT 'p' || n / 20, 'a:b' FROM generate_series(0, 59) n") // more than the first chunk
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.step(ctx); n != 60 || err != nil {
+			t.Fatalf("%d events (%v)", n, err)
+		}
+	}
+	other := redis.NewClient(s.log.redis.(*redis.Client).Options())
+	defer other.Close()
+	if err := other.Del(ctx, keyPrefix+"p0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	var deleted deletions
+	s.log.redis.AddHook(&deleted)
+	if err := s.begin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(deleted.keys) > 0 {
+		t.Errorf("deleted %q", deleted.keys)
+	}
+	checkLogs(ctx, t, other, pool, 3, 1000)
+	if head := headPosition(other.Get(ctx, headKey).Val()); head != s.last.Position {
+		t.Errorf("the head is %d, want %d", head, s.last.Position)
 	}
 }

@@ -49,7 +49,7 @@ func TestAFormerLeaderDeletesNoLog(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'former leader' AND datname = current_database()"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.compare(t.Context()); err == nil {
+	if err := s.compare(t.Context(), false); err == nil {
 		t.Error("compare ended well without a Postgres session")
 	}
 	if n := client.ZCard(t.Context(), keyPrefix+"p1").Val(); n != 2 {
