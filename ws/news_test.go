@@ -3,11 +3,13 @@ package ws_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/outboxrelay/outboxrelay/internal/testenv"
+	"github.com/outboxrelay/outboxrelay/outbox"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
 )
@@ -149,4 +151,102 @@ func TestNewsOfAHistoryThatHasBeenReplaced(t *testing.T) {
 			other.expect("p1:2")
 		})
 	}
+}
+
+// overtaken is a log of which one answer, to who asks for what lies behind a position, comes later than the news of what it lacks.
+type overtaken struct {
+	ws.Log
+	behind    int64
+	publish   func()
+	wake      func(topic string, news ws.News)
+	confirmed chan struct{} // the room's subscription is
+	reads     chan struct{} // of the room's end
+	told      chan struct{} // news of what the answer lacks
+}
+
+func (l *overtaken) After(ctx context.Context, program string, after int64, limit int) (ws.Page, error) {
+	if after != l.behind {
+		token(l.reads)
+		return l.Log.After(ctx, program, after, limit)
+	}
+	page, err := l.Log.After(ctx, program, after, limit)
+	if l.publish == nil {
+		return page, err
+	}
+	publish := l.publish
+	l.publish = nil
+	wait := func(c <-chan struct{}) {
+		select {
+		case <-c:
+		case <-ctx.Done():
+		}
+	}
+	wait(l.confirmed)
+	select {
+	case <-l.reads:
+	default:
+	}
+	l.wake("program:"+program, ws.News{}) // the read that follows is the last one before the news
+	wait(l.reads)
+	publish()
+	wait(l.told)
+	return page, err
+}
+
+func (l *overtaken) Watch(ctx context.Context, wake func(string, ws.News)) error {
+	l.wake = wake
+	return l.Log.Watch(ctx, func(topic string, news ws.News) {
+		wake(topic, news)
+		switch {
+		case !strings.HasPrefix(topic, "program:"):
+		case len(news.Entries) > 0 || news.After > l.behind:
+			token(l.told)
+		default:
+			token(l.confirmed)
+		}
+	})
+}
+
+func token(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Who came back between the commit of a tick and its publication took the room back to where the client had been. News of the tick that came just before were
+// known to the room then, and forgotten: the event waited for the room's next read, or another event.
+func TestARoomGoesBackBehindWhatItWasTold(t *testing.T) {
+	t.Parallel()
+	for name, data := range map[string]string{"with its entries": "{}", "by their position": fmt.Sprintf(`{"x":"%040000d"}`, 0)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testGoesBack(t, data)
+		})
+	}
+}
+
+func testGoesBack(t *testing.T, data string) {
+	t.Helper()
+	s := newStack(t)
+	s.user("u1", "p1")
+	stop := s.relay()
+	s.emit("p1", 1, 1)
+	last := s.settled()
+	stop()
+	s.exec("SELECT relay.emit('p1', 'request:created', $1::json)", data)
+	newest, err := outbox.NewestTick(t.Context(), s.pool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tick, _, err := outbox.Next(t.Context(), testenv.Conn(t, s.url), newest, newest.Cluster, 10); err != nil || tick.Events != 1 {
+		t.Fatalf("tick %v (%v)", tick, err)
+	}
+	l := &overtaken{
+		Log: logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool})}, behind: last, publish: func() { s.relay() },
+		confirmed: make(chan struct{}, 1), reads: make(chan struct{}, 1), told: make(chan struct{}, 1),
+	}
+	n := s.node(func(c *ws.Config) { c.Log, c.WakeInterval, c.Recheck = l, time.Hour, time.Hour })
+	c := n.connect("u1", fmt.Sprintf(`"since":"%d"`, last))
+	c.until("p1:0")
 }

@@ -151,6 +151,10 @@ func (r *room) lower(cursor int64, page Page, end bool, forgot int) bool {
 	if len(r.entries) == 0 {
 		r.floor, r.newest, r.last, r.vouched = cursor, cursor, 0, 0
 		r.absorb(page, 0, end)
+		if r.newest < r.told { // it was known here, and has come since page was read
+			r.stale = true
+			token(r.wake)
+		}
 		return true
 	}
 	n := slices.IndexFunc(page.Entries, func(e Entry) bool { return e.Position == r.entries[0].Position })

@@ -45,6 +45,7 @@ type room struct {
 	vouched int64     // everything of this program up to here lies at or below newest; 0: unknown
 	head    int64     // the log's head at the last read
 	forgot  int       // how often the buffer was forgotten
+	told    int64     // the newest position that news have told of
 	begun   int64     // news from here or below are not taken: they may be of a history that has been replaced
 	stale   bool      // there is something to read that no news brought
 	asked   uint64    // number of the newest demand for a read
@@ -127,6 +128,10 @@ func (r *room) hear(news News) {
 func (r *room) learn(news News) (fits, known bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.told = max(r.told, news.After)
+	if n := len(news.Entries); n > 0 {
+		r.told = max(r.told, news.Entries[n-1].Position)
+	}
 	if len(news.Entries) == 0 || r.newest < news.After || news.Entries[0].Position <= r.begun {
 		r.stale = true
 		return false, false
