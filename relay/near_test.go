@@ -3,6 +3,8 @@ package relay
 import (
 	"bytes"
 	"context"
+	"errors"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -157,6 +159,102 @@ func TestWhatIsNearHearsBeforeRedisDoes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stuck dials until it is told to hang.
+type stuck struct {
+	mu    sync.Mutex
+	conns []net.Conn
+	hang  chan struct{} // until it is closed; nil: it doesn't
+}
+
+func (d *stuck) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if hang := d.hang; hang != nil {
+		d.mu.Unlock()
+		<-hang
+		d.mu.Lock()
+		return nil, errors.New("hung")
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	d.conns = append(d.conns, conn)
+	return conn, err
+}
+
+// Where a subscription hung, as it was dialled anew, and another room began, the relay waited for it too, and with it everybody's events: it asks what is watched here
+// before it goes to Redis.
+func TestASubscriptionThatHangsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	s, pool, _ := led(t)
+	ctx := testenv.Context(t, 30*time.Second)
+	if err := s.openLog(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var dialer stuck
+	options := *s.log.redis.(*redis.Client).Options()
+	options.Dialer = dialer.dial
+	client := redis.NewClient(&options)
+	defer client.Close()
+	h := NewHistory(HistoryConfig{Redis: client, Pool: pool, Logger: testenv.Logger(t)})
+	s.config.Near = h
+	if err := h.Subscribe(ctx, "program:p1"); err != nil {
+		t.Fatal(err)
+	}
+	watching, cancel := context.WithCancel(ctx)
+	confirmed, watched := make(chan struct{}, 1), make(chan struct{})
+	var ear ear
+	go func() {
+		defer close(watched)
+		_ = h.Watch(watching, func(topic string, news News) {
+			ear.wake(topic, news)
+			token(confirmed)
+		})
+	}()
+	<-confirmed
+	step := func() error {
+		if _, err := pool.Exec(ctx, "INSERT INTO relay.outbox (program_id, event) VALUES ('p1', 'a:b')"); err != nil {
+			return err
+		}
+		_, err := s.step(ctx)
+		return err
+	}
+	if err := step(); err != nil {
+		t.Fatal(err)
+	}
+	hang := make(chan struct{})
+	dialer.mu.Lock()
+	dialer.hang = hang
+	for _, conn := range dialer.conns {
+		_ = conn.Close()
+	}
+	dialer.mu.Unlock()
+	var another sync.WaitGroup // rooms that begin meanwhile
+	defer another.Wait()
+	testenv.Eventually(t, 10*time.Second, func() error {
+		if h.topics.mu.TryLock() {
+			h.topics.mu.Unlock()
+			another.Go(func() { _ = h.Subscribe(ctx, "program:p2") })
+			return errors.New("nobody waits for the subscription")
+		}
+		return nil
+	})
+	heard := len(ear.all())
+	done := make(chan error, 1)
+	go func() { done <- step() }()
+	select {
+	case err := <-done:
+		if err != nil || len(ear.all()) == heard {
+			t.Errorf("heard nothing, or %v", err)
+		}
+		close(hang)
+	case <-time.After(15 * time.Second):
+		t.Error("the relay waits for the subscription")
+		close(hang)
+		<-done
+	}
+	cancel()
+	<-watched
 }
 
 func token(c chan struct{}) {

@@ -16,9 +16,11 @@ import (
 
 // topics are what a History watches. A topic is program:<id> or user:<id>; its channel has "socket:events:" before it.
 type topics struct {
-	mu    sync.Mutex
-	names map[string]bool
-	on    *subscription // nil while Watch has none
+	mu sync.Mutex    // also held while Redis is talked to
+	on *subscription // nil while Watch has none
+
+	looking sync.Mutex // guards names, for a moment; taken under mu where both are
+	names   map[string]bool
 }
 
 const (
@@ -44,6 +46,7 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	channels := make([]string, len(names))
+	t.looking.Lock()
 	for i, name := range names {
 		channels[i] = channelPrefix + name
 		if add {
@@ -52,6 +55,7 @@ func (t *topics) change(ctx context.Context, add bool, names []string) error {
 			delete(t.names, name)
 		}
 	}
+	t.looking.Unlock()
 	if t.on == nil || len(names) == 0 {
 		return nil
 	}
@@ -63,9 +67,12 @@ func (t *topics) open(ctx context.Context, s *subscription) error {
 	t.use(s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	channels := make([]string, 0, len(t.names)+1)
+	t.looking.Lock()
+	names := slices.Sorted(maps.Keys(t.names))
+	t.looking.Unlock()
+	channels := make([]string, 0, len(names)+1)
 	channels = append(channels, channelPrefix+nodesTopic) // which also keeps a connection open while no room does
-	for _, name := range slices.Sorted(maps.Keys(t.names)) {
+	for _, name := range names {
 		channels = append(channels, channelPrefix+name)
 	}
 	return s.change(ctx, true, channels...)
@@ -81,10 +88,10 @@ func (t *topics) use(s *subscription) {
 	t.on = s
 }
 
-// wanted tells whether a topic is subscribed.
+// wanted tells whether a topic is subscribed, or about to be.
 func (t *topics) wanted(name string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.looking.Lock()
+	defer t.looking.Unlock()
 	return t.names[name] || name == nodesTopic
 }
 
