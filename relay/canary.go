@@ -27,7 +27,7 @@ func (s *session) sing(ctx context.Context) error {
 	for failing := false; ; {
 		err := s.singOnce(ctx)
 		if err != nil && !failing && ctx.Err() == nil {
-			s.config.Logger.Warn("relay: LISTEN can't be checked; it is tried again", "in", canaryEvery, "err", err)
+			s.config.Logger.Warn("relay: LISTEN can't be checked; it is tried again", "in", canaryEvery, "error", err)
 		}
 		failing = err != nil
 		if !sleep(ctx, canaryEvery) {

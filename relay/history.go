@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,7 +27,7 @@ type HistoryConfig struct {
 	RecentTTL time.Duration         // as the relay's; where they differ, the smaller one counts
 	LogLimit  int                   // likewise
 	DeepReads int                   // most reads of Postgres at a time; default 4
-	Logger    *slog.Logger          // default: discards
+	Logger    *slog.Logger          // default: slog.Default()
 
 	Registerer prometheus.Registerer // default: none
 }
@@ -75,18 +76,8 @@ type History struct {
 
 // NewHistory returns a History. It connects to nothing.
 func NewHistory(c HistoryConfig) *History {
-	if c.RecentTTL == 0 {
-		c.RecentTTL = DefaultRecentTTL
-	}
-	if c.LogLimit == 0 {
-		c.LogLimit = DefaultLogLimit
-	}
-	if c.DeepReads == 0 {
-		c.DeepReads = 4
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.RecentTTL, c.LogLimit = cmp.Or(c.RecentTTL, DefaultRecentTTL), cmp.Or(c.LogLimit, DefaultLogLimit)
+	c.DeepReads, c.Logger = cmp.Or(c.DeepReads, 4), cmp.Or(c.Logger, slog.Default())
 	degraded := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "outbox_relay_reader_degraded", Help: "1 if the state of the logs' reader is degraded; /readyz gives the reason.",
 	}, []string{"state"})

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ type Config struct {
 	LogLimit    int                   // most entries of one program in Redis; default 10,000
 	PollOnly    bool                  // no LISTEN: reads every 25 ms instead
 	Near        *History              // of the same process, if it has one: what it watches hears of events before Redis does; default: none
-	Logger      *slog.Logger          // default: discards
+	Logger      *slog.Logger          // default: slog.Default()
 	Registerer  prometheus.Registerer // default: none
 }
 
@@ -33,18 +34,9 @@ const (
 )
 
 func (c Config) withDefaults() (Config, error) {
-	if c.RecentTTL == 0 {
-		c.RecentTTL = DefaultRecentTTL
-	}
-	if c.Retention == 0 {
-		c.Retention = max(DefaultRetention, c.RecentTTL+skewAllowance)
-	}
-	if c.LogLimit == 0 {
-		c.LogLimit = DefaultLogLimit
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.RecentTTL, c.LogLimit = cmp.Or(c.RecentTTL, DefaultRecentTTL), cmp.Or(c.LogLimit, DefaultLogLimit)
+	c.Retention = cmp.Or(c.Retention, max(DefaultRetention, c.RecentTTL+skewAllowance))
+	c.Logger = cmp.Or(c.Logger, slog.Default())
 	switch {
 	case c.DatabaseURL == "":
 		return c, errors.New("relay: Config.DatabaseURL is empty")

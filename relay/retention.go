@@ -22,7 +22,7 @@ func (r *Relay) retain(ctx context.Context) error {
 		r.metrics.retentionRows.Add(float64(deleted))
 		if err != nil && ctx.Err() == nil {
 			r.metrics.retentionFailures.Inc()
-			r.config.Logger.Warn("relay: retention failed; it is tried again", "in", every, "err", err)
+			r.config.Logger.Warn("relay: retention failed; it is tried again", "in", every, "error", err)
 		}
 	}
 	return ctx.Err()

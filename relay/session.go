@@ -217,7 +217,7 @@ func (s *session) begin(ctx context.Context) error {
 	s.suspect = true // this session has not seen what Redis holds
 	err = s.publishTick(ctx, s.last, nil)
 	if errors.Is(err, outbox.ErrDeleted) && headPosition(s.log.head) >= s.last.Position {
-		s.config.Logger.Warn("relay: the newest tick isn't published again: it has been", "err", err)
+		s.config.Logger.Warn("relay: the newest tick isn't published again: it has been", "error", err)
 		if err = s.readHeads(ctx, s.last); err == nil {
 			err = s.publishHead(ctx)
 		}

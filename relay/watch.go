@@ -211,7 +211,7 @@ func (h *History) receive(ctx context.Context, conn *redis.PubSub, first func(),
 		case *redis.Message:
 			news, err := parseNews(m.Payload)
 			if err != nil { // somebody else's: the log says what there is
-				h.config.Logger.Debug("relay: a message can't be read", "channel", m.Channel, "err", err)
+				h.config.Logger.Debug("relay: a message can't be read", "channel", m.Channel, "error", err)
 			}
 			wake(strings.TrimPrefix(m.Channel, channelPrefix), news)
 		}

@@ -147,7 +147,7 @@ func (s *stack) node(change func(*ws.Config)) *node {
 	c := ws.Config{
 		Log:  logs{relay.NewHistory(relay.HistoryConfig{Redis: s.redis, Pool: s.pool, Logger: testenv.Logger(s.t)})},
 		Auth: verifier, Store: auth.NewStore(s.pool), Logger: testenv.Logger(s.t), ShutdownGrace: 20 * time.Millisecond,
-		MessageBurst: 100, Registry: registry,
+		MessageBurst: 100, Registerer: registry,
 	}
 	if change != nil {
 		change(&c)

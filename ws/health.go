@@ -19,7 +19,7 @@ type health struct {
 	degraded *prometheus.GaugeVec // label: state
 
 	mu      sync.Mutex
-	failing map[string]string // reason by part
+	failing map[string]string // reason by state
 	rooms   int               // whose last read failed
 
 	served    time.Time // when the newest read of memberships that went well ended
@@ -31,43 +31,43 @@ type health struct {
 // tellEvery is the least time between lines about single users.
 const tellEvery = time.Minute
 
-// The parts that can fail.
+// The states that can be degraded.
 const (
-	partWatch       = "watch"       // wake-ups from the log
-	partLog         = "log"         // reads of a room
-	partMemberships = "memberships" // reads of users and memberships
+	stateWatch       = "watch"       // wake-ups from the log
+	stateLog         = "log"         // reads of a room
+	stateMemberships = "memberships" // reads of users and memberships
 )
 
 func newHealth(log *slog.Logger, degraded *prometheus.GaugeVec) *health {
-	for _, part := range []string{partWatch, partLog, partMemberships} {
-		degraded.WithLabelValues(part).Set(0)
+	for _, state := range []string{stateWatch, stateLog, stateMemberships} {
+		degraded.WithLabelValues(state).Set(0)
 	}
 	return &health{log: log, degraded: degraded, failing: map[string]string{}}
 }
 
-// set says that a part works (nil) or why it doesn't.
-func (h *health) set(part string, err error) {
+// set says that a state is whole (nil) or why it is degraded.
+func (h *health) set(state string, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, was := h.failing[part]
+	_, was := h.failing[state]
 	switch {
 	case err != nil:
-		h.failing[part] = err.Error()
+		h.failing[state] = err.Error()
 		if !was {
-			h.degraded.WithLabelValues(part).Set(1)
-			h.log.Warn("ws: degraded", "part", part, "error", err)
+			h.degraded.WithLabelValues(state).Set(1)
+			h.log.Warn("ws: degraded", "state", state, "reason", err)
 		}
 	case was:
-		delete(h.failing, part)
-		h.degraded.WithLabelValues(part).Set(0)
-		h.log.Info("ws: recovered", "part", part)
+		delete(h.failing, state)
+		h.degraded.WithLabelValues(state).Set(0)
+		h.log.Info("ws: whole again", "state", state)
 	}
 }
 
 // read says how a read of users and memberships went that began at a given time.
 func (h *health) read(began time.Time, err error) {
 	if !h.ofOneUser(began, err) {
-		h.set(partMemberships, err)
+		h.set(stateMemberships, err)
 	}
 }
 
@@ -116,7 +116,7 @@ func (h *health) room(was, is bool, err error) {
 		err = nil
 	}
 	if none || err != nil {
-		h.set(partLog, err)
+		h.set(stateLog, err)
 	}
 }
 
@@ -124,8 +124,8 @@ func (h *health) reasons() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	reasons := make([]string, 0, len(h.failing))
-	for part, text := range h.failing {
-		reasons = append(reasons, part+": "+text)
+	for state, text := range h.failing {
+		reasons = append(reasons, state+": "+text)
 	}
 	slices.Sort(reasons)
 	return reasons

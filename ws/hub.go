@@ -19,11 +19,12 @@ import (
 
 // Config says what a Hub works with. Log, Auth and Store are required; a zero value elsewhere is the default.
 type Config struct {
-	Log      Log
-	Auth     *auth.Verifier
-	Store    *auth.Store
-	Logger   *slog.Logger          // default: slog.Default()
-	Registry prometheus.Registerer // default: the metrics are registered nowhere
+	Log    Log
+	Auth   *auth.Verifier
+	Store  *auth.Store
+	Logger *slog.Logger // default: slog.Default()
+
+	Registerer prometheus.Registerer // default: none
 
 	Origins []string // allowed browser origins, scheme://host[:port], one leading "*." label allowed; empty: the request's own host
 
@@ -107,8 +108,8 @@ func New(c Config) (*Hub, error) {
 	h.metrics = newMetrics(h)
 	h.health = newHealth(c.Logger, h.metrics.degraded)
 	h.topics = newTopics(c.Log, c.Logger)
-	if c.Registry != nil {
-		if err := c.Registry.Register(h.metrics); err != nil {
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(h.metrics); err != nil {
 			return nil, fmt.Errorf("register the metrics: %w", err)
 		}
 	}
@@ -197,7 +198,7 @@ func (h *Hub) dismiss() bool {
 func (h *Hub) watch(ctx context.Context) {
 	for backoff := minBackoff; ctx.Err() == nil; backoff = min(2*backoff, maxBackoff) {
 		began := time.Now()
-		h.health.set(partWatch, nil)
+		h.health.set(stateWatch, nil)
 		err := h.config.Log.Watch(ctx, h.wakeTopic)
 		if ctx.Err() != nil {
 			return
@@ -205,7 +206,7 @@ func (h *Hub) watch(ctx context.Context) {
 		if err == nil {
 			err = errors.New("ended")
 		}
-		h.health.set(partWatch, fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
+		h.health.set(stateWatch, fmt.Errorf("ws: the wake-ups from the log stopped: %w", err))
 		if time.Since(began) > time.Minute {
 			backoff = minBackoff
 		}

@@ -125,7 +125,7 @@ var degradations = map[string]degradation{
 			a.do(a.server.Pause())
 		},
 		status: http.StatusServiceUnavailable, reason: "ws: log: ", gauge: `outbox_relay_ws_degraded{state="log"}`,
-		line: []string{"ws: degraded", "part=log"}, end: func(a *ailing) { a.do(a.server.Continue()) },
+		line: []string{"ws: degraded", "state=log"}, end: func(a *ailing) { a.do(a.server.Continue()) },
 	},
 	"memberships can't be read": {
 		env: map[string]string{"ROLE": "ws"}, begin: func(a *ailing) {
@@ -133,7 +133,7 @@ var degradations = map[string]degradation{
 			a.client()
 		},
 		status: http.StatusServiceUnavailable, reason: "ws: memberships: ", gauge: `outbox_relay_ws_degraded{state="memberships"}`,
-		line: []string{"ws: degraded", "part=memberships"}, end: func(a *ailing) { a.postgres.Resume() },
+		line: []string{"ws: degraded", "state=memberships"}, end: func(a *ailing) { a.postgres.Resume() },
 	},
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,7 +47,7 @@ func (t *tailer) follow(ctx context.Context, c *config) error {
 	if !asked || cursor > newest.Position {
 		cursor = newest.Position
 	}
-	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool})
+	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool, Logger: slog.New(slog.DiscardHandler)})
 	if err := h.Subscribe(ctx, ws.ProgramTopic(t.only)); err != nil {
 		return err
 	}

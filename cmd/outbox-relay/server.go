@@ -164,7 +164,7 @@ func (s *server) newHub() (*ws.Hub, error) {
 		perUser = -1
 	}
 	return ws.New(ws.Config{
-		Log: history{s.reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registry: s.registry, Origins: c.origins,
+		Log: history{s.reader}, Auth: verifier, Store: auth.NewStore(s.pool), Logger: s.log, Registerer: s.registry, Origins: c.origins,
 		MaxCatchup: c.maxCatchup, PingInterval: c.pingInterval, PingTimeout: c.pingTimeout, AuthTimeout: c.authTimeout,
 		WriteTimeout: c.writeTimeout, ShutdownGrace: max(c.shutdownGrace, time.Millisecond), // 0 is the hub's default
 		MaxConnections: c.connections, MaxPerUser: perUser, MaxUnauthenticated: c.strangers, MessageRate: c.messages, MessageBurst: c.burst,
