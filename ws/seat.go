@@ -152,6 +152,9 @@ func (s *socket) handle(st *seat, entries []Entry) (done bool, err error) {
 			if err := s.tellGap(st, e.Position); err != nil {
 				return false, err
 			}
+			if err := s.makeRoom(len(e.Frame)); err != nil { // before the message is made: who reads nothing would hold it too
+				return false, err
+			}
 			if err := s.send(e.message()); err != nil {
 				return false, err
 			}

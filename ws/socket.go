@@ -364,14 +364,20 @@ func (s *socket) sleep(more bool) {
 
 // send puts a message into the next write; the client sees messages in the order of the calls.
 func (s *socket) send(m message) error {
-	if s.outBytes+len(m) > batchBytes || len(s.out) == batchCount {
-		if err := s.flush(); err != nil {
-			return err
-		}
+	if err := s.makeRoom(len(m)); err != nil {
+		return err
 	}
 	s.out = append(s.out, m)
 	s.outBytes += len(m)
 	return nil
+}
+
+// makeRoom writes what send has collected if n more bytes would be too many for one write.
+func (s *socket) makeRoom(n int) error {
+	if s.outBytes+n <= batchBytes && len(s.out) < batchCount {
+		return nil
+	}
+	return s.flush()
 }
 
 // flush writes what send has collected.
