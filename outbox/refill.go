@@ -64,7 +64,9 @@ func ReplayPrograms(ctx context.Context, conn *pgx.Conn, programs []string, afte
 	}
 	for lower := (outboxdb.StretchRow{Position: base.Position, Snapshot: base.Snapshot}); lower.Position < upto.Position; {
 		upper, err := within(ctx, patience, func(ctx context.Context) (outboxdb.StretchRow, error) {
-			return queries.Stretch(ctx, conn, outboxdb.StretchParams{After: lower.Position, Upto: upto.Position, MaxTicks: int32(stretchChunks * limit), MaxEvents: int64(stretchChunks * limit)})
+			return queries.Stretch(ctx, conn, outboxdb.StretchParams{
+				After: lower.Position, Upto: upto.Position, MaxTicks: int32(stretchChunks * limit), MaxEvents: int64(stretchChunks * limit),
+			})
 		})
 		if err != nil {
 			return fmt.Errorf("find the ticks above position %d: %w", lower.Position, err)

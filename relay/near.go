@@ -19,12 +19,13 @@ const (
 )
 
 // tellNear gives the entries of a tick to the rooms of this process before Redis has them. The tick is durable, and what it holds at which positions
-// is decided: whoever publishes it will say the same. As news from Redis, these may be lost, and are taken only by a room that has everything before them; they will
-// come again from there.
+// is decided: whoever publishes it will say the same. As news from Redis, these may be lost, and are taken only by a room that has everything before
+// them; they will come again from there.
 //
-// Another history may have begun without this relay's knowing (its Postgres is the old one of two primaries), which Redis would tell it. A client which got the tick is
-// told of that history by its cursor if it begins above the tick: it begins outbox.RebaseGap above the head that this session has set, and above the time of then. That
-// position decides, and no time that has passed: the whole machine may have stood still meanwhile, or its clock been set.
+// Another history may have begun without this relay's knowing (its Postgres is the old one of two primaries), which Redis would tell it. A client
+// which got the tick is told of that history by its cursor if it begins above the tick: it begins outbox.RebaseGap above the head that this session
+// has set, and above the time of then. That position decides, and no time that has passed: the whole machine may have stood still meanwhile, or its
+// clock been set.
 func (s *session) tellNear(parts []part) {
 	if s.config.Near == nil {
 		return

@@ -51,8 +51,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%v: see `%s --help`", err, cmd.CommandPath())
 	})
-	root.AddCommand(p.serveCommand(), p.devCommand(), p.migrateCommand(), p.tokenCommand(), p.emitCommand(), p.eraseCommand(), p.tailCommand(), p.doctorCommand(), p.explainCommand(),
-		p.catalogCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.devCommand(), p.migrateCommand(), p.tokenCommand(), p.emitCommand(), p.eraseCommand(), p.tailCommand(),
+		p.doctorCommand(), p.explainCommand(), p.catalogCommand(), p.versionCommand())
 	return root.ExecuteContext(ctx)
 }
 
