@@ -28,7 +28,7 @@ export interface Relay<C = Catalog> {
 export function connect<C extends object = Catalog>(url: string | URL, options: Options): Relay<C> {
   const address = `${new URL(url, globalThis.location?.href)}`.replace(/^http/, "ws");
   const Socket = options.WebSocket ?? globalThis.WebSocket;
-  if (!Socket) throw new TypeError("no WebSocket here: set options.WebSocket");
+  if (!Socket) throw new TypeError("no WebSocket: set options.WebSocket");
   const env = environment(options);
   const cursor = positions(options.storage?.load());
   const filter = options.programs && new Set(options.programs);
@@ -52,7 +52,8 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
   };
 
   const frame = (f: Frame) => {
-    const p = programs.get((f as Gap).programId); // those that name none have none
+    const id = (f as Gap).programId; // those that name none have none
+    const p = programs.get(id);
     switch (f.type) {
       case "event":
         if (cursor.take(f)) p?.event(f);
@@ -61,14 +62,14 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
         if (cursor.gap(f)) p?.gap(f);
         break;
       case "joined":
-        cursor.at.set(f.programId, f.position);
-        setMemberOf([...memberOf, f.programId]);
+        cursor.at.set(id, f.position);
+        setMemberOf([...memberOf, id]);
         p?.member(true, true);
         break;
       case "left":
-        cursor.at.delete(f.programId);
-        p?.member(false, true);
-        setMemberOf(memberOf.filter((id) => id !== f.programId));
+        cursor.at.delete(id);
+        p?.member(false);
+        setMemberOf(memberOf.filter((other) => other !== id));
         break;
       case "ready":
         for (const [id, p] of programs) p.member(f.programs.includes(id), cursor.knows(id));
@@ -109,7 +110,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
     program(id, { state } = {}) {
       let p = programs.get(id);
       if (!p) {
-        if (!id) throw new TypeError("program: the id is missing");
+        if (!id) throw new TypeError("no program id");
         p = program(id, env, cursor.saw);
         programs.set(id, p);
         p.relay(status);

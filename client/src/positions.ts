@@ -21,7 +21,7 @@ export const positions = (saved: Record<string, string> = {}) => {
      * to be a repeat. The newest, because of those the server must know whether a failover has replaced them.
      */
     since() {
-      const named = [...at].sort(([, a], [, b]) => Number(BigInt(b) - BigInt(a)));
+      const named = [...at].sort(([, a], [, b]) => (later(b, a) ? 1 : -1));
       const smallest = named.at(-1)?.[1];
       let since = Object.fromEntries(at);
       while (named.length && JSON.stringify(since).length > maxSince) {
@@ -30,7 +30,7 @@ export const positions = (saved: Record<string, string> = {}) => {
       }
       return since;
     },
-    knows: (program: string) => at.has(program) || at.has("*"),
+    knows: (program: string) => own(program) !== "",
     /**
      * Everything up to `position` has been received, of all programs or, with a filter, of those in it. Then it is noted for each: for
      * a program that joins the filter later it would say too much.

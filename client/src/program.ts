@@ -62,7 +62,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
   let stale = false; // a gap came while it ran
 
   const update = () => {
-    const next = relay.state !== "live" ? relay : !member ? absent : held ? loading : relay;
+    const next = relay.state !== "live" ? relay : held ? loading : member ? relay : absent;
     if (next === status) return;
     status = next;
     statuses.emit(0); // each handler reads it: an earlier one may have changed it
@@ -77,25 +77,24 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     retry();
     busy = true;
     stale = false;
-    let failed = 1;
+    tries++;
     try {
       await state?.();
-      failed = 0;
+      tries = 0;
     } catch (error) {
       env.report(error);
     }
     busy = false;
-    tries = failed && tries + 1;
     if (!held || relay.state === "closed") return;
     if (stale) return run();
-    if (failed) return retry(backoff(env.random, tries));
+    if (tries) return retry(backoff(env.random, tries));
     const ready = held;
     held = undefined;
     for (const e of ready) if (status.state !== "closed") events.emit(e);
     loaded.emit(mine);
     update();
   };
-  const retry = alarm(env, () => void run());
+  const retry = alarm(env, run);
   // What is held lies before a gap: the state that is loaded now has it.
   const load = () => {
     if (!state) return;
@@ -135,7 +134,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     },
     [Symbol.asyncIterator]: () =>
       stream<any>((take, end) => {
-        const offs = [events.add((e) => take(e)), onClose(end)];
+        const offs = [events.add(take), onClose(end)];
         return () => offs.forEach((off) => off());
       }),
   };
@@ -155,7 +154,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
     },
     gap: lack,
     /** Whether the user is a member; `known`: the server was told from where to go on. */
-    member(now: boolean, known: boolean) {
+    member(now: boolean, known?: boolean) {
       const before = member;
       member = now;
       if (!now) {

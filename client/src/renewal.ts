@@ -7,7 +7,7 @@ const again = 10_000; // after a renewal that brought no token
 /** expiryOf returns a JWT's `exp` in ms since 1970, or 0 for what isn't one. */
 export const expiryOf = (jwt: string): number => {
   try {
-    return JSON.parse(atob(String(jwt.split(".")[1]).replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000;
+    return JSON.parse(atob((jwt.split(".")[1] as string).replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000;
   } catch {
     return 0;
   }
@@ -38,6 +38,6 @@ export const renewal = (env: Env, renew: () => void) => {
       const left = expiry - env.clock.now();
       plan(left > 0 ? Math.max(1000, left * 0.8, left - 60_000) : 1 / 0);
     },
-    stop: () => timer(),
+    stop: timer,
   };
 };

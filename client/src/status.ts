@@ -28,7 +28,7 @@ export type ProgramStatus =
   | { readonly state: "loading" };
 
 /** isFinal reports whether a close code says not to try again. */
-export const isFinal = (code: number) => /^(4[5-9]..|100[2379])$/.test(`${code}`);
+export const isFinal = (code: number) => /^4[5-9]|100[2379]/.test(code as never);
 
 /** wantsLogin reports whether a new login would help. */
 export const wantsLogin = (code: number) => code === 4500 || code === 4501;

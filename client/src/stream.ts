@@ -20,7 +20,7 @@ export const stream = <T>(
     wake?.();
   };
   stop = listen((value) => {
-    if (queue.length === bound) end(new Error(`more than ${bound} events behind: load your state anew`));
+    if (queue.length === bound) end(new Error(`more than ${bound} events behind`));
     if (over) return;
     queue.push(value);
     wake?.();

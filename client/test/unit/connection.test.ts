@@ -34,7 +34,7 @@ test("bad input is refused at once, saying what to do", () => {
   expect(() => connect("wss://h/ws", { token: () => "t" })).toThrow("set options.WebSocket");
   expect(() => connect("/ws", { token: () => "t", WebSocket: class {} as never })).toThrow("Invalid URL");
   const w = world();
-  expect(() => w.relay.program("")).toThrow("the id is missing");
+  expect(() => w.relay.program("")).toThrow("no program id");
 });
 
 test("statuses: connecting, live, waiting with the time of the next try, closed", async () => {
