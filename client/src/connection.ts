@@ -89,8 +89,9 @@ export const connection = (url: string, Socket: WebSocketClass, options: Options
     refusal = "";
     began = env.clock.now();
     timer(connectTime);
+    const mine = attempt;
     say({ state: "connecting" });
-    token(open);
+    if (mine === attempt) token(open); // a handler may have closed the relay
   };
   const open = (jwt: string) => {
     const s = new Socket(url);

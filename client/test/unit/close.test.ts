@@ -94,6 +94,21 @@ test("a handler that closes the relay while held events are handed out is the la
   expect(seen).toEqual(["1"]);
 });
 
+// The connect that it was told of went on: a token was fetched, a socket opened, and handlers got events after close().
+test.each(["close", "reconnect"] as const)(
+  "a handler of `connecting` that calls %s(): the connect that it was told of doesn't go on",
+  async (call) => {
+    const w = world();
+    const s = await w.live();
+    let calls = 0;
+    w.relay.onStatus(({ state }) => state === "connecting" && calls++ === 0 && w.relay[call]());
+    s.end(1006);
+    await pass(500);
+    const made = call === "close" ? 1 : 2;
+    expect([w.tokens.length, w.sockets.length]).toEqual([made, made]);
+  },
+);
+
 test("closing twice is closing once", async () => {
   const w = world();
   await w.live();
