@@ -17,7 +17,7 @@ export const watchdog = (env: Env, ping: () => void, dead: () => void) => {
     ping();
   };
   const check = () => {
-    const left = heard + silence - env.clock.now();
+    const left = silence - Math.abs(env.clock.now() - heard); // the clock may have been set back
     if (asked) dead();
     else if (left > 0) timer(left);
     else ask();
@@ -32,8 +32,8 @@ export const watchdog = (env: Env, ping: () => void, dead: () => void) => {
     start: check,
     /** Ask now, unless that has just been done. */
     probe() {
-      if (env.clock.now() - last >= answer) ask();
+      if (Math.abs(env.clock.now() - last) >= answer) ask();
     },
-    stop: () => timer(),
+    stop: timer,
   };
 };

@@ -36,6 +36,16 @@ test("watchdog: 5 s without an answer, and the connection is made anew", async (
   expect(w.sockets.length).toBe(2);
 });
 
+// The silence was counted from a time that was still to come: a dead connection wasn't noticed for an hour.
+test("watchdog: notices it also when the clock has been set back", async () => {
+  const w = world();
+  await w.live();
+  await pass(10_000);
+  vi.setSystemTime(start - 3_600_000);
+  await pass(20_000);
+  expect(w.relay.status.state).toBe("waiting");
+});
+
 test("watchdog: what an old connection says is no sign of life of the new one", async () => {
   const w = world();
   const old = await w.live();
@@ -84,6 +94,16 @@ test("wake: an open connection is asked for a sign of life, not more often than 
   expect(pings(s.sent)).toBe(2);
   await pass(5_000);
   expect(w.relay.status.state).toBe("waiting");
+});
+
+test("wake: an open connection is asked also when the clock has been set back since the last ping", async () => {
+  const w = world();
+  const s = await w.live();
+  dispatchOnline();
+  s.message({ type: "pong" });
+  vi.setSystemTime(start - 3_600_000);
+  dispatchOnline();
+  expect(pings(s.sent)).toBe(2);
 });
 
 test("wake: after close() nobody listens", async () => {
