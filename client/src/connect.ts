@@ -83,7 +83,7 @@ export function connect<C extends object = Catalog>(url: string | URL, options: 
 
   statuses.add(() => status.state === "closed" && wantsLogin(status.code) && options.onLogin?.(status));
   const line = connection(address, Socket, options, env, {
-    ask: () => ({ since: filter ? cursor.all() : cursor.since(), programs: (asked = filter && [...filter]) }),
+    ask: () => ({ since: filter ? cursor.of([...filter, "*"]) : cursor.since(), programs: (asked = filter && [...filter]) }),
     frame,
     flush: () => env.call(() => options.storage?.save(cursor.all()), 0),
     status: setStatus,

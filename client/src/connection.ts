@@ -14,7 +14,7 @@ const settled = 30_000; // a try that lasted for so long hasn't failed
 /** What the connection asks and tells. */
 export interface Peer {
   /** The fields of the next `auth` frame beside the token. */
-  ask(): { since: Record<string, string>; programs?: string[] | undefined };
+  ask(): { since: Record<string, string | undefined>; programs?: string[] | undefined };
   frame(frame: Frame): void;
   /** All frames of a message have been handed over. */
   flush(): void;

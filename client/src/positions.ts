@@ -16,9 +16,11 @@ export const positions = (saved: Record<string, string> = {}) => {
     at,
     /** For storage. */
     all: () => Object.fromEntries(at),
+    /** For `since` with a filter: what is stored may name any number of other programs. What has no position isn't sent. */
+    of: (programs: string[]) => Object.fromEntries(programs.map((p) => [p, at.get(p)])),
     /**
-     * For `since`. Of more than fits only the newest are named, and `"*"` is the smallest of all: the others are sent again what `at` tells
-     * to be a repeat. The newest, because of those the server must know whether a failover has replaced them.
+     * For `since` without one. Of more than fits only the newest are named, and `"*"` is the smallest of all: the others are sent again
+     * what `at` tells to be a repeat. The newest, because of those the server must know whether a failover has replaced them.
      */
     since() {
       const named = [...at].sort(([, a], [, b]) => (later(b, a) ? 1 : -1));

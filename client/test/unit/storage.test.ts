@@ -37,6 +37,16 @@ test("what was saved by one without a filter counts for those in the filter", as
   expect(w.socket().sent[0]?.since).toEqual({ "*": "1000" });
 });
 
+// All of them were sent: beyond 64 KiB the server closed for good (1009), after each reload again.
+test("with a filter, what is stored of other programs is kept and isn't sent", async () => {
+  const others = Object.fromEntries(Array.from({ length: 3000 }, (_, i) => [`${i}`.padStart(36, "p"), "1764000000000000"]));
+  const save = vi.fn();
+  const w = world({ programs: ["p1", "p2"], storage: { load: () => ({ ...others, p1: "1000" }), save } });
+  const s = await w.live(["p1", "p2"], "2000");
+  expect(s.sent[0]?.since).toEqual({ p1: "1000" });
+  expect(save).toHaveBeenLastCalledWith({ ...others, p1: "2000", p2: "2000" });
+});
+
 test("saved are positions whose events have been handled", async () => {
   const saved: Record<string, string>[] = [];
   const handled: string[] = [];
