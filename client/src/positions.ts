@@ -10,7 +10,7 @@ const later = (a: string, b: string) => BigInt(a) > BigInt(b);
 /** positions holds the newest position by program; `"*"` is a checkpoint for all programs that aren't named. */
 export const positions = (saved: Record<string, string> = {}) => {
   const at = new Map(Object.entries(saved));
-  const seen = new Set<string>(); // "id timestamp", oldest first
+  const seen = new Map<string, { timestamp: string; in: string }>(); // by id, oldest first; in: the program, "" in a history that is gone
   const own = (program: string) => at.get(program) ?? at.get("*") ?? "";
   return {
     at,
@@ -49,8 +49,9 @@ export const positions = (saved: Record<string, string> = {}) => {
     /** Notes a gap; false for one in what has been received: `since` can have been smaller than the program's own position. */
     gap({ programId, before, reason }: Gap & { readonly before: string }) {
       const last = `${BigInt(before) - 1n}`;
-      const sameHistory = reason !== "reset" && reason !== "unknown_position";
-      if (sameHistory && later(own(programId), last)) return false;
+      if (reason === "reset" || reason === "unknown_position") {
+        for (const e of seen.values()) if (e.in === programId) e.in = ""; // its ids can be handed out again
+      } else if (later(own(programId), last)) return false;
       at.set(programId, last);
       return true;
     },
@@ -58,13 +59,12 @@ export const positions = (saved: Record<string, string> = {}) => {
     take({ programId, position, id, timestamp }: AnyEvent) {
       if (!later(position, own(programId))) return false;
       at.set(programId, position);
-      const key = `${id} ${timestamp}`;
-      if (seen.has(key)) return false;
-      seen.add(key);
-      if (seen.size > remembered) seen.delete(seen.values().next().value as string);
-      return true;
+      const fresh = seen.get(id)?.timestamp !== timestamp;
+      seen.set(id, { timestamp, in: programId });
+      if (seen.size > remembered) seen.delete(seen.keys().next().value as string);
+      return fresh;
     },
-    /** Whether one of the last events had this id. */
-    saw: (id: string) => [...seen].some((key) => key.startsWith(`${id} `)),
+    /** Whether one of the last events had this id, in the history that holds. */
+    saw: (id: string) => !!seen.get(id)?.in,
   };
 };

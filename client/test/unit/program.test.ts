@@ -177,6 +177,25 @@ test("waitFor: rejects when the relay is closed, and when it was", async () => {
   expect(vi.getTimerCount()).toBe(0);
 });
 
+// The first writes after a lossy failover get ids that were known already: waitFor resolved before their events had come.
+test.each(["reset", "unknown_position"])("waitFor: an id that is handed out again after a gap (%s)", async (reason) => {
+  const w = world();
+  const p = w.relay.program("p1");
+  const s = await w.live(["p1", "p2"]);
+  s.message(event(7), event(8), event(9, { programId: "p2" }));
+  s.message({ type: "gap", programId: "p1", reason, before: "5000" });
+  let waited = 0;
+  p.waitFor(7).then(() => waited++);
+  await settle();
+  expect(waited).toBe(0);
+  s.message(event(7, { position: "5000", timestamp: "2026-01-02T00:00:00Z" }));
+  await settle();
+  expect(waited).toBe(1);
+  s.message(event(8, { position: "5001" })); // the one that is known: it has survived
+  await p.waitFor(8);
+  await p.waitFor(9); // of a program without a gap
+});
+
 // The listeners that were added after the one that rejects were never taken off.
 test("waitFor: leaves no listener on a relay that was closed", async () => {
   const { call, ...env } = environment({ token: () => "t" });
