@@ -62,7 +62,7 @@ export const program = (id: string, env: Env, saw: (id: string) => boolean) => {
   let stale = false; // a gap came while it ran
 
   const update = () => {
-    const next = relay.state !== "live" ? relay : held ? loading : member ? relay : absent;
+    const next = relay.state !== "live" ? relay : held ? loading : member ? relay : member === false ? absent : status;
     if (next === status) return;
     status = next;
     statuses.emit(0); // each handler reads it: an earlier one may have changed it

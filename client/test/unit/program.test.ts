@@ -109,6 +109,17 @@ test("a program that is asked for when the connection stands knows at once what 
   expect(w.relay.program("p2").status.state).toBe("absent");
 });
 
+// Until the server knew of it the program was said to be nobody's.
+test("a program that is added to the filter is connecting, not absent, until the server has said", async () => {
+  const w = world({ programs: [] });
+  await w.live([]);
+  const states = new Set<string>();
+  w.relay.program("p2").onStatus((s) => states.add(s.state));
+  await settle();
+  await w.live(["p2"]);
+  expect([...states]).toEqual(["connecting", "live"]);
+});
+
 test("programs: told at each change; one that is asked for in that moment misses nothing", async () => {
   const w = world();
   const seen: string[] = [];
