@@ -2,13 +2,19 @@
 
 import type { PositionStore } from "./options.js";
 
+/** What is used of a Storage: its type isn't there where the DOM's types aren't. */
+interface Area {
+  getItem(key: string): string | null;
+  setItem(key: string, value: string): void;
+}
+
 /**
  * positionStore keeps the positions of one user in `sessionStorage`: for this tab, over reloads. `localStorage` keeps them over a restart
  * of the browser too, and shares them among tabs: whichever tab wrote last wins. Without storage (blocked, full) nothing is kept.
  */
-export const positionStore = (user: string, area?: Pick<Storage, "getItem" | "setItem">): PositionStore => {
+export const positionStore = (user: string, area?: Area): PositionStore => {
   const key = `outbox-relay:${user}`;
-  const tried = <T>(use: (area: Pick<Storage, "getItem" | "setItem">) => T) => {
+  const tried = <T>(use: (area: Area) => T) => {
     try {
       return use(area ?? sessionStorage);
     } catch {} // an access alone may throw
