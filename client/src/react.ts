@@ -67,7 +67,9 @@ function makeStore<C>(program: Program<C>): Store<C> {
       watching.add(own);
       return () => {
         watching.delete(own);
-        if (watching.size === 0) stop();
+        if (watching.size > 0) return;
+        stop();
+        now = { events: [], status: program.status };
       };
     },
     // Before the first subscription nothing keeps the status up to date.

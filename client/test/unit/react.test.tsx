@@ -69,6 +69,26 @@ test("useProgram begins anew for another program, and after all have gone", asyn
   relay.close();
 });
 
+// The old list, which misses what came while nobody looked, was drawn until the new one began.
+test("useProgram never draws the list of those that have gone", async () => {
+  const { fake, relay, root } = setup();
+  const drawn: number[] = [];
+  function Count() {
+    drawn.push(useProgram(relay, "p1").events.length);
+    return null;
+  }
+  await act(async () => root.render(<Count key="a" />));
+  await act(() => fake.connected());
+  act(() => void fake.emit("p1", "request:created", { n: 1 }));
+  expect(drawn.at(-1)).toBe(1);
+  act(() => root.render(null));
+  drawn.length = 0;
+  act(() => root.render(<Count key="b" />));
+  expect(new Set(drawn)).toEqual(new Set([0]));
+  act(() => root.unmount());
+  relay.close();
+});
+
 test("useProgram renders once per change, and not for others' events", async () => {
   const { fake, relay, root } = setup();
   await act(async () => root.render(<List relay={relay} id="p1" />));
