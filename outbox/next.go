@@ -19,12 +19,15 @@ var ErrLarge = errors.New("more rows wait than fit in one batch in memory")
 var ErrDeleted = errors.New("rows of the outbox were deleted by hand")
 
 // unread are the rows that the snapshot $1 of the last tick doesn't see. Its two halves, and OFFSET 0 as a fence around them, keep both on the
-// index on xid; an OR with LIMIT would walk the whole primary key.
+// index on xid; an OR with LIMIT would walk the whole primary key. What is still running has nothing to show, and may have written very much.
 const unread = `
     SELECT * FROM relay.outbox a WHERE a.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
     UNION ALL
-    SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
+    SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(SELECT ended FROM ` + ended + `))
     OFFSET 0`
+
+// ended are the transactions that the last tick saw running and that have ended.
+const ended = `pg_snapshot_xip($1::text::pg_snapshot) ended WHERE pg_visible_in_snapshot(ended, (SELECT pg_current_snapshot()))`
 
 // maxCuts bounds the batches that are cut from what waits. What is behind the last cut is one batch: in it control rows come first.
 const maxCuts = "100"
@@ -36,10 +39,15 @@ const maxCuts = "100"
 // However many changes and events wait, each is looked at a few times only: `earliest` has of each program the transactions of its first events, one
 // more than can have been running at any time. If a snapshot sees none of them, it sees no event of the program. `repeated` has those of the
 // first changes of each user in each program.
+//
+// One that runs for long holds the last tick's xmin back: what has been relayed since isn't looked at.
 const cuts = `unseen AS MATERIALIZED (
-    SELECT c.xid, c.snapshot FROM relay.cuts c
-    WHERE c.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(c.xid, $1::text::pg_snapshot)
-      AND pg_snapshot_xmax(c.snapshot) >= pg_snapshot_xmax($1::text::pg_snapshot)
+    SELECT c.xid, c.snapshot FROM (
+        SELECT * FROM relay.cuts a WHERE a.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+        UNION ALL
+        SELECT * FROM relay.cuts b WHERE b.xid = ANY (ARRAY(SELECT ended FROM ` + ended + `))
+        OFFSET 0) c
+    WHERE pg_snapshot_xmax(c.snapshot) >= pg_snapshot_xmax($1::text::pg_snapshot)
       AND NOT EXISTS (SELECT FROM pg_snapshot_xip(c.snapshot) running WHERE pg_visible_in_snapshot(running, $1::text::pg_snapshot))
 ), changes AS MATERIALIZED (
     SELECT c.xid, c.snapshot, k.program_id, k.performed_by_id
@@ -47,10 +55,12 @@ const cuts = `unseen AS MATERIALIZED (
 ), earliest AS MATERIALIZED (
     SELECT p.program_id, e.xid
     FROM (SELECT DISTINCT program_id FROM changes) p, LATERAL (
-        SELECT DISTINCT o.xid FROM relay.outbox o
-        WHERE o.program_id = p.program_id AND o.xid >= pg_snapshot_xmin($1::text::pg_snapshot) AND NOT pg_visible_in_snapshot(o.xid, $1::text::pg_snapshot)
-          AND NOT o.control
-        ORDER BY o.xid LIMIT ` + mostRunning + `) e
+        SELECT ended AS xid FROM ` + ended + `
+          AND EXISTS (SELECT FROM relay.outbox o WHERE o.program_id = p.program_id AND o.xid = ended AND NOT o.control)
+        UNION ALL
+        (SELECT DISTINCT o.xid FROM relay.outbox o
+         WHERE o.program_id = p.program_id AND o.xid >= pg_snapshot_xmax($1::text::pg_snapshot) AND NOT o.control
+         ORDER BY o.xid LIMIT ` + mostRunning + `)) e
 ), repeated AS MATERIALIZED (
     SELECT r.program_id, r.performed_by_id, r.xid
     FROM (
@@ -221,8 +231,8 @@ FROM (
     SELECT * FROM relay.outbox a WHERE a.xid >= pg_snapshot_xmax($1::text::pg_snapshot) AND a.xid < pg_snapshot_xmax($2::text::pg_snapshot)
        AND pg_visible_in_snapshot(a.xid, $2::text::pg_snapshot)
     UNION ALL
-    SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
-       AND pg_visible_in_snapshot(b.xid, $2::text::pg_snapshot)
+    SELECT * FROM relay.outbox b WHERE b.xid = ANY (ARRAY(
+        SELECT ended FROM pg_snapshot_xip($1::text::pg_snapshot) ended WHERE pg_visible_in_snapshot(ended, $2::text::pg_snapshot)))
     OFFSET 0) o
 ORDER BY control DESC, id`
 

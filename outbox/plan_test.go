@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"strconv"
@@ -142,6 +143,68 @@ func TestTheTickOfATransactionIsLookedForOnce(t *testing.T) {
 	}
 }
 
+// A transaction that is open for long is in the snapshots of all the ticks of that time, and holds back their xmin. Every read looked at all that it had
+// written so far, a page of history once more for each tick of it; and every membership change, and every page, at all that its program had written
+// since: of an import of a million rows a page took longer than it may.
+func TestATransactionThatIsOpenForLongIsNoBurden(t *testing.T) {
+	t.Parallel()
+	url := testenv.Postgres(t)
+	conn, long := testenv.Conn(t, url), testenv.Conn(t, url)
+	const rows, ticks = 20_000, 20 // 250 blocks
+	execute(t, conn, PlanSettings+"; INSERT INTO relay.users (id) SELECT 'u' || n FROM generate_series(0, 20) n")
+	execute(t, long, fmt.Sprintf("BEGIN; INSERT INTO relay.outbox (program_id, event) SELECT 'p', 'a:b' FROM generate_series(1, %d)", rows))
+	last := Tick{Snapshot: Genesis}
+	for n := range ticks {
+		execute(t, conn, fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) SELECT 'p', 'a:b' FROM generate_series(1, %d)", rows/ticks))
+		execute(t, conn, fmt.Sprintf("INSERT INTO relay.outbox (program_id, event) VALUES ('q', 'a:b'); INSERT INTO relay.program_members VALUES ('u%d', 'p')", n))
+		var err error
+		if last, err = CommitLarge(t.Context(), conn, last, Cluster{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var event int
+	if err := conn.QueryRow(t.Context(), "SELECT max(id) FROM relay.outbox WHERE program_id = 'q'").Scan(&event); err != nil {
+		t.Fatal(err)
+	}
+	sqlc, err := os.ReadFile("query.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := func(name string, args ...string) string {
+		return numbered(t, string(sqlc), name, append([]string{"program text", "lower", "upper"}, args...))
+	}
+	page := query("ProgramRows", "after bigint", "before bigint", "direction bigint", "max_rows bigint", "max_bytes bigint")
+	check := func(name, query, args string, most int) {
+		t.Helper()
+		if blocks, plan := touched(t, conn, query, args); blocks > most {
+			t.Errorf("%s: %d blocks, want at most %d\n%s", name, blocks, most, plan)
+		}
+	}
+	execute(t, conn, "INSERT INTO relay.outbox (program_id, event) SELECT 'p', 'a:b' FROM generate_series(1, 10); INSERT INTO relay.program_members VALUES ('u20', 'p')")
+	check("next", nextQuery, fmt.Sprintf("'%s', %d, 1, 1, 100, 1000000", last.Snapshot, last.Position), 100)
+	check("cut", nextCutQuery, fmt.Sprintf("'%s', %d, 1, 1, 100, 1000000", last.Snapshot, last.Position), 100)
+	check("large", commitLargeQuery, fmt.Sprintf("'%s', %d, 1, 1", last.Snapshot, last.Position), 100)
+	check("newest rows", query("NewestRows", "max_rows bigint"), fmt.Sprintf("'p', '%s', '%[1]s', 100", last.Snapshot), 100)
+	check("oldest rows", query("OldestRows", "max_rows bigint"), fmt.Sprintf("'p', '%s', '%[1]s', 100", last.Snapshot), 100)
+	check("the newest page", page, fmt.Sprintf("'p', '%s', '%[1]s', 0, %d, 1, 100, 1000000", last.Snapshot, int64(math.MaxInt64)), 100)
+	check("event", numbered(t, string(sqlc), "Event", []string{"id bigint"}), strconv.Itoa(event), 100)
+	every := fmt.Sprintf("'q', '%s', '%s', 0, %d, 1, 100, 1000000", Genesis, last.Snapshot, int64(math.MaxInt64))
+	check("a page while it is open", page, every, 1000)
+	execute(t, long, "COMMIT")
+	check("a page later", page, every, 1000)
+}
+
+// touched runs a query, without a lasting effect, and counts the blocks that it looks at.
+func touched(t *testing.T, conn *pgx.Conn, query, args string) (blocks int, plan string) {
+	t.Helper()
+	_, plan = analyzeWith(t, conn, "ANALYZE, BUFFERS, TIMING off", query, args)
+	for _, n := range regexp.MustCompile(`Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?`).FindStringSubmatch(plan)[1:] {
+		k, _ := strconv.Atoi(n)
+		blocks += k
+	}
+	return blocks, plan
+}
+
 func execute(t *testing.T, conn *pgx.Conn, query string) {
 	t.Helper()
 	if _, err := conn.Exec(t.Context(), query, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -152,8 +215,13 @@ func execute(t *testing.T, conn *pgx.Conn, query string) {
 // analyze runs a query, without a lasting effect, and counts the rows that its plan handles, those included that it throws away.
 func analyze(t *testing.T, conn *pgx.Conn, query, args string) (handled int, plan string) {
 	t.Helper()
+	return analyzeWith(t, conn, "ANALYZE, TIMING off", query, args)
+}
+
+func analyzeWith(t *testing.T, conn *pgx.Conn, options, query, args string) (handled int, plan string) {
+	t.Helper()
 	execute(t, conn, "BEGIN; PREPARE analyzed AS "+query)
-	rows, err := conn.Query(t.Context(), "EXPLAIN (ANALYZE, TIMING off) EXECUTE analyzed("+args+")", pgx.QueryExecModeSimpleProtocol)
+	rows, err := conn.Query(t.Context(), "EXPLAIN ("+options+") EXECUTE analyzed("+args+")", pgx.QueryExecModeSimpleProtocol)
 	if err != nil {
 		t.Fatal(err)
 	}

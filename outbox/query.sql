@@ -49,14 +49,20 @@ LIMIT 1;
 
 -- name: OldestRows :many
 -- The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look. A transaction's tick is looked for
--- once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time.
+-- once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time. It also holds back the xmin of their
+-- snapshots: what lies between two of them is what began after the lower one, and what was running in it and has ended.
 SELECT tick.position, tick.snapshot
 FROM (
     SELECT f.xid, count(*) AS rows FROM (
-        SELECT o.xid FROM relay.outbox o
-        WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
-          AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
-        ORDER BY o.xid
+        (SELECT b.xid FROM pg_snapshot_xip(@lower::pg_snapshot) AS ended (xid), LATERAL (
+             SELECT o.xid FROM relay.outbox o WHERE o.program_id = @program AND o.xid = ended.xid LIMIT @max_rows
+         ) b WHERE pg_visible_in_snapshot(ended.xid, @upper::pg_snapshot))
+        UNION ALL
+        (SELECT a.xid FROM relay.outbox a
+         WHERE a.program_id = @program AND a.xid >= pg_snapshot_xmax(@lower) AND a.xid < pg_snapshot_xmax(@upper) AND pg_visible_in_snapshot(a.xid, @upper)
+         ORDER BY a.xid
+         LIMIT @max_rows)
+        ORDER BY xid
         LIMIT @max_rows
     ) f GROUP BY f.xid
 ) r, LATERAL (
@@ -72,10 +78,15 @@ ORDER BY tick.position;
 SELECT coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
     SELECT l.xid, count(*) AS rows FROM (
-        SELECT o.xid FROM relay.outbox o
-        WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
-          AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
-        ORDER BY o.xid DESC
+        (SELECT b.xid FROM pg_snapshot_xip(@lower::pg_snapshot) AS ended (xid), LATERAL (
+             SELECT o.xid FROM relay.outbox o WHERE o.program_id = @program AND o.xid = ended.xid LIMIT @max_rows
+         ) b WHERE pg_visible_in_snapshot(ended.xid, @upper::pg_snapshot))
+        UNION ALL
+        (SELECT a.xid FROM relay.outbox a
+         WHERE a.program_id = @program AND a.xid >= pg_snapshot_xmax(@lower) AND a.xid < pg_snapshot_xmax(@upper) AND pg_visible_in_snapshot(a.xid, @upper)
+         ORDER BY a.xid DESC
+         LIMIT @max_rows)
+        ORDER BY xid DESC
         LIMIT @max_rows
     ) l GROUP BY l.xid
 ) r, LATERAL (
@@ -91,10 +102,12 @@ ORDER BY tick.position DESC;
 -- from its end (-1), with their positions: a row's tick is the first whose snapshot sees its xid, and its position follows from its rank in
 -- that tick's batch. total is how many there are. A row that would make more than max_bytes of data is left out, unless it is the first.
 WITH transactions AS MATERIALIZED (
-    SELECT DISTINCT o.xid
-    FROM relay.outbox o
-    WHERE o.program_id = @program AND o.xid >= pg_snapshot_xmin(@lower::pg_snapshot) AND o.xid < pg_snapshot_xmax(@upper::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, @lower) AND pg_visible_in_snapshot(o.xid, @upper)
+    SELECT DISTINCT a.xid FROM relay.outbox a
+    WHERE a.program_id = @program AND a.xid >= pg_snapshot_xmax(@lower::pg_snapshot) AND a.xid < pg_snapshot_xmax(@upper::pg_snapshot)
+      AND pg_visible_in_snapshot(a.xid, @upper)
+    UNION ALL
+    SELECT ended.xid FROM pg_snapshot_xip(@lower) AS ended (xid)
+    WHERE pg_visible_in_snapshot(ended.xid, @upper) AND EXISTS (SELECT FROM relay.outbox b WHERE b.program_id = @program AND b.xid = ended.xid)
 ), ranked AS (
     SELECT batch.id, (t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id))::bigint AS position,
            (batch.program_id = @program)::boolean AS wanted, t.position AS tick
@@ -113,7 +126,7 @@ WITH transactions AS MATERIALIZED (
         WHERE a.xid >= pg_snapshot_xmax(coalesce(p.snapshot, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
         UNION ALL
         SELECT b.id, b.control, b.program_id FROM relay.outbox b
-        WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(p.snapshot, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+        WHERE b.xid = ANY (ARRAY(SELECT ended.xid FROM pg_snapshot_xip(p.snapshot) AS ended (xid) WHERE pg_visible_in_snapshot(ended.xid, t.snapshot)))
         OFFSET 0
     ) batch
 ), page AS (
@@ -146,7 +159,7 @@ SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.perfor
                WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
                UNION ALL
                SELECT b.id, b.control FROM relay.outbox b
-               WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(t.before, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+               WHERE b.xid = ANY (ARRAY(SELECT ended.xid FROM pg_snapshot_xip(t.before) AS ended (xid) WHERE pg_visible_in_snapshot(ended.xid, t.snapshot)))
                OFFSET 0
            ) batch WHERE batch.control OR batch.id <= o.id), 0)::bigint AS position
 FROM relay.outbox o LEFT JOIN LATERAL (

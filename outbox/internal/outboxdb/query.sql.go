@@ -108,7 +108,7 @@ SELECT o.id, o.program_id, o.event, o.request_id, o.data::text AS data, o.perfor
                WHERE a.xid >= pg_snapshot_xmax(coalesce(t.before, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
                UNION ALL
                SELECT b.id, b.control FROM relay.outbox b
-               WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(t.before, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+               WHERE b.xid = ANY (ARRAY(SELECT ended.xid FROM pg_snapshot_xip(t.before) AS ended (xid) WHERE pg_visible_in_snapshot(ended.xid, t.snapshot)))
                OFFSET 0
            ) batch WHERE batch.control OR batch.id <= o.id), 0)::bigint AS position
 FROM relay.outbox o LEFT JOIN LATERAL (
@@ -160,11 +160,16 @@ const newestRows = `-- name: NewestRows :many
 SELECT coalesce(before.snapshot::text, '1:1:')::text AS before_snapshot
 FROM (
     SELECT l.xid, count(*) AS rows FROM (
-        SELECT o.xid FROM relay.outbox o
-        WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
-          AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
-        ORDER BY o.xid DESC
-        LIMIT $4
+        (SELECT b.xid FROM pg_snapshot_xip($2::pg_snapshot) AS ended (xid), LATERAL (
+             SELECT o.xid FROM relay.outbox o WHERE o.program_id = $3 AND o.xid = ended.xid LIMIT $1
+         ) b WHERE pg_visible_in_snapshot(ended.xid, $4::pg_snapshot))
+        UNION ALL
+        (SELECT a.xid FROM relay.outbox a
+         WHERE a.program_id = $3 AND a.xid >= pg_snapshot_xmax($2) AND a.xid < pg_snapshot_xmax($4) AND pg_visible_in_snapshot(a.xid, $4)
+         ORDER BY a.xid DESC
+         LIMIT $1)
+        ORDER BY xid DESC
+        LIMIT $1
     ) l GROUP BY l.xid
 ) r, LATERAL (
     SELECT t.position, t.after FROM relay.ticks t
@@ -176,19 +181,19 @@ ORDER BY tick.position DESC
 `
 
 type NewestRowsParams struct {
-	Program string
-	Lower   string
-	Upper   string
 	MaxRows int32
+	Lower   string
+	Program string
+	Upper   string
 }
 
 // The same from the other end: the ticks of a program's last rows, descending; of each the snapshot that it extends.
 func (q *Queries) NewestRows(ctx context.Context, db DBTX, arg NewestRowsParams) ([]string, error) {
 	rows, err := db.Query(ctx, newestRows,
-		arg.Program,
-		arg.Lower,
-		arg.Upper,
 		arg.MaxRows,
+		arg.Lower,
+		arg.Program,
+		arg.Upper,
 	)
 	if err != nil {
 		return nil, err
@@ -251,11 +256,16 @@ const oldestRows = `-- name: OldestRows :many
 SELECT tick.position, tick.snapshot
 FROM (
     SELECT f.xid, count(*) AS rows FROM (
-        SELECT o.xid FROM relay.outbox o
-        WHERE o.program_id = $1 AND o.xid >= pg_snapshot_xmin($2::pg_snapshot) AND o.xid < pg_snapshot_xmax($3::pg_snapshot)
-          AND NOT pg_visible_in_snapshot(o.xid, $2) AND pg_visible_in_snapshot(o.xid, $3)
-        ORDER BY o.xid
-        LIMIT $4
+        (SELECT b.xid FROM pg_snapshot_xip($2::pg_snapshot) AS ended (xid), LATERAL (
+             SELECT o.xid FROM relay.outbox o WHERE o.program_id = $3 AND o.xid = ended.xid LIMIT $1
+         ) b WHERE pg_visible_in_snapshot(ended.xid, $4::pg_snapshot))
+        UNION ALL
+        (SELECT a.xid FROM relay.outbox a
+         WHERE a.program_id = $3 AND a.xid >= pg_snapshot_xmax($2) AND a.xid < pg_snapshot_xmax($4) AND pg_visible_in_snapshot(a.xid, $4)
+         ORDER BY a.xid
+         LIMIT $1)
+        ORDER BY xid
+        LIMIT $1
     ) f GROUP BY f.xid
 ) r, LATERAL (
     SELECT t.position, t.snapshot::text AS snapshot FROM relay.ticks t
@@ -267,10 +277,10 @@ ORDER BY tick.position
 `
 
 type OldestRowsParams struct {
-	Program string
-	Lower   string
-	Upper   string
 	MaxRows int32
+	Lower   string
+	Program string
+	Upper   string
 }
 
 type OldestRowsRow struct {
@@ -279,13 +289,14 @@ type OldestRowsRow struct {
 }
 
 // The ticks of a program's first rows between two snapshots, by xid: ascending, they bound how far a page must look. A transaction's tick is looked for
-// once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time.
+// once, not for each of its rows: if it was open for long, the way there is past all the ticks of that time. It also holds back the xmin of their
+// snapshots: what lies between two of them is what began after the lower one, and what was running in it and has ended.
 func (q *Queries) OldestRows(ctx context.Context, db DBTX, arg OldestRowsParams) ([]OldestRowsRow, error) {
 	rows, err := db.Query(ctx, oldestRows,
-		arg.Program,
-		arg.Lower,
-		arg.Upper,
 		arg.MaxRows,
+		arg.Lower,
+		arg.Program,
+		arg.Upper,
 	)
 	if err != nil {
 		return nil, err
@@ -307,10 +318,12 @@ func (q *Queries) OldestRows(ctx context.Context, db DBTX, arg OldestRowsParams)
 
 const programRows = `-- name: ProgramRows :many
 WITH transactions AS MATERIALIZED (
-    SELECT DISTINCT o.xid
-    FROM relay.outbox o
-    WHERE o.program_id = $3 AND o.xid >= pg_snapshot_xmin($4::pg_snapshot) AND o.xid < pg_snapshot_xmax($5::pg_snapshot)
-      AND NOT pg_visible_in_snapshot(o.xid, $4) AND pg_visible_in_snapshot(o.xid, $5)
+    SELECT DISTINCT a.xid FROM relay.outbox a
+    WHERE a.program_id = $3 AND a.xid >= pg_snapshot_xmax($4::pg_snapshot) AND a.xid < pg_snapshot_xmax($5::pg_snapshot)
+      AND pg_visible_in_snapshot(a.xid, $5)
+    UNION ALL
+    SELECT ended.xid FROM pg_snapshot_xip($4) AS ended (xid)
+    WHERE pg_visible_in_snapshot(ended.xid, $5) AND EXISTS (SELECT FROM relay.outbox b WHERE b.program_id = $3 AND b.xid = ended.xid)
 ), ranked AS (
     SELECT batch.id, (t.position - t.events + row_number() OVER (PARTITION BY t.position ORDER BY batch.control DESC, batch.id))::bigint AS position,
            (batch.program_id = $3)::boolean AS wanted, t.position AS tick
@@ -329,7 +342,7 @@ WITH transactions AS MATERIALIZED (
         WHERE a.xid >= pg_snapshot_xmax(coalesce(p.snapshot, '1:1:')) AND a.xid < pg_snapshot_xmax(t.snapshot) AND pg_visible_in_snapshot(a.xid, t.snapshot)
         UNION ALL
         SELECT b.id, b.control, b.program_id FROM relay.outbox b
-        WHERE b.xid = ANY (ARRAY(SELECT pg_snapshot_xip(coalesce(p.snapshot, '1:1:')))) AND pg_visible_in_snapshot(b.xid, t.snapshot)
+        WHERE b.xid = ANY (ARRAY(SELECT ended.xid FROM pg_snapshot_xip(p.snapshot) AS ended (xid) WHERE pg_visible_in_snapshot(ended.xid, t.snapshot)))
         OFFSET 0
     ) batch
 ), page AS (
