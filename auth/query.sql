@@ -1,6 +1,7 @@
 -- name: Memberships :many
 -- One statement, hence one snapshot for all who are asked for: the users as of now, the programs as of the newest tick. What that tick doesn't
--- contain yet is undone: the first such change of a program tells what came before it.
+-- contain yet is undone: the first such change of a program tells what came before it. Ids are compared byte for byte, as in the log, whatever the
+-- collation of a view's column says.
 WITH tick AS (
     SELECT n.position, n.snapshot FROM relay.ticks n ORDER BY n.position DESC LIMIT 1
 ), base AS (
@@ -14,7 +15,7 @@ SELECT (u.id IS NOT NULL)::boolean AS found,
        ARRAY(SELECT p.program_id FROM (
            SELECT m.program_id::text COLLATE "C" AS program_id
            FROM relay.program_members m
-           WHERE m.user_id = asked.user_id AND m.is_active AND u.is_active
+           WHERE m.user_id = asked.user_id AND m.user_id COLLATE "C" = asked.user_id AND m.is_active AND u.is_active AND m.program_id IS NOT NULL
            EXCEPT
            SELECT unnest(pending.programs) COLLATE "C"
            UNION
@@ -27,7 +28,7 @@ SELECT (u.id IS NOT NULL)::boolean AS found,
        ARRAY(SELECT t.position - t.events + 1 FROM relay.ticks t
              WHERE t.rebased_from IS NOT NULL ORDER BY t.position)::bigint[] AS reset_before
 FROM base CROSS JOIN unnest(@user_ids::text[]) WITH ORDINALITY AS asked(user_id, n)
-LEFT JOIN relay.users u ON u.id = asked.user_id
+LEFT JOIN relay.users u ON u.id = asked.user_id AND u.id COLLATE "C" = asked.user_id
 CROSS JOIN LATERAL (
     SELECT coalesce(array_agg(d.program_id), '{}')::text[] AS programs,
            coalesce(array_agg(d.program_id) FILTER (WHERE d.was_member), '{}')::text[] AS were

@@ -117,7 +117,7 @@ DECLARE
 BEGIN
     FOR d IN
         WITH now AS (
-            SELECT m.user_id, m.program_id FROM relay.program_members m JOIN relay.users u ON u.id = m.user_id AND u.is_active WHERE m.is_active
+            SELECT m.user_id, m.program_id FROM relay.program_members m JOIN relay.users u ON u.id = m.user_id AND u.is_active WHERE m.is_active AND m.program_id IS NOT NULL
         )
         SELECT x.user_id, x.program_id FROM (
             (SELECT e.user_id, e.program_id FROM relay.effective_members e EXCEPT SELECT n.user_id, n.program_id FROM now n)

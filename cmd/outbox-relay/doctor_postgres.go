@@ -211,7 +211,7 @@ func (d *doctor) membershipsTold(ctx context.Context, conn *pgx.Conn) {
 	d.check(ctx, "memberships", "the log has been told of all", func(ctx context.Context) error {
 		var differences int
 		err := conn.QueryRow(ctx, `WITH now AS (
-			SELECT m.user_id, m.program_id FROM relay.program_members m JOIN relay.users u ON u.id = m.user_id AND u.is_active WHERE m.is_active
+			SELECT m.user_id, m.program_id FROM relay.program_members m JOIN relay.users u ON u.id = m.user_id AND u.is_active WHERE m.is_active AND m.program_id IS NOT NULL
 		) SELECT (SELECT count(*) FROM (SELECT user_id, program_id FROM relay.effective_members EXCEPT SELECT * FROM now) a)
 		       + (SELECT count(*) FROM (SELECT * FROM now EXCEPT SELECT user_id, program_id FROM relay.effective_members) b)`).Scan(&differences)
 		if err == nil && differences > 0 {
