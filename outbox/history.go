@@ -94,9 +94,12 @@ func ReadHistoryBefore(ctx context.Context, db Beginner, program string, before,
 	return rows, err
 }
 
-// inSnapshot runs several reads in one snapshot, so that retention can't take rows away between them.
+// inSnapshot runs several reads in one snapshot, so that retention can't take rows away between them. The tables are locked before there is one: to a
+// snapshot from before an ALTER TABLE that writes them anew they are empty.
 func inSnapshot(ctx context.Context, db Beginner, read func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, read)
+	return pgx.BeginTxFunc(ctx, db, pgx.TxOptions{
+		BeginQuery: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; LOCK TABLE relay.outbox, relay.ticks IN ACCESS SHARE MODE",
+	}, read)
 }
 
 func readBase(ctx context.Context, tx pgx.Tx, after int64) (outboxdb.BaseRow, error) {

@@ -354,6 +354,60 @@ func checkHistoryBefore(t *testing.T, pool *pgxpool.Pool, program string, after 
 	}
 }
 
+// Who read while an ALTER TABLE wrote the outbox anew was told that there is nothing, and that this is complete: its snapshot was from before, and to
+// such a one the new table is empty.
+func TestReadsWhileATableIsWrittenAnew(t *testing.T) {
+	t.Parallel()
+	pool, url := testenv.DB(t)
+	r := newReader(t, url)
+	exec(t, pool, "INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5)")
+	log := r.next(10)
+	exec(t, pool, "INSERT INTO relay.outbox (program_id, event) SELECT 'p1', 'a:b' FROM generate_series(1, 5)")
+	log = append(log, r.next(10)...)
+	for _, table := range []string{"outbox", "ticks"} {
+		for name, read := range map[string]func() ([]outbox.Row, error){
+			"ReadHistory": func() (rows []outbox.Row, err error) {
+				rows, _, err = outbox.ReadHistory(t.Context(), pool, "p1", log[0].Position, 100, 1<<20)
+				return rows, err
+			},
+			"ReadHistoryBefore": func() ([]outbox.Row, error) {
+				return outbox.ReadHistoryBefore(t.Context(), pool, "p1", log[9].Position+1, log[0].Position, 100, 1<<20)
+			},
+			"ReplayPrograms": func() (rows []outbox.Row, err error) {
+				err = outbox.ReplayPrograms(t.Context(), r.conn, []string{"p1"}, log[0].Position, r.last, 100, time.Minute, func(some []outbox.Row) error {
+					rows = append(rows, some...)
+					return nil
+				})
+				return rows[max(0, len(rows)-9):], err
+			},
+		} {
+			tx := begin(t, pool)
+			exec(t, tx, "ALTER TABLE relay."+table+" SET UNLOGGED", "ALTER TABLE relay."+table+" SET LOGGED")
+			type answer struct {
+				rows []outbox.Row
+				err  error
+			}
+			answered := make(chan answer, 1)
+			go func() {
+				rows, err := read()
+				answered <- answer{rows, err}
+			}()
+			testenv.Eventually(t, 30*time.Second, func() error {
+				var waits bool
+				err := pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = $1::text::regclass AND NOT granted)", "relay."+table).Scan(&waits)
+				if err == nil && !waits {
+					err = errors.New("nobody waits for the table")
+				}
+				return err
+			})
+			commit(t, tx)
+			if a := <-answered; a.err != nil || len(a.rows) != 9 {
+				t.Errorf("%s while %s is written anew: %d rows, want 9 (%v)", name, table, len(a.rows), a.err)
+			}
+		}
+	}
+}
+
 func TestRetentionDeletesWholeBatchesAndShiftsNoPosition(t *testing.T) {
 	t.Parallel()
 	pool, url := testenv.DB(t)
