@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -166,10 +167,7 @@ func (s *keySet) fetch(ctx context.Context) error {
 	s.mu.Lock()
 	s.fetching, s.began = true, began
 	s.mu.Unlock()
-	// Without an interval this fetches once, into Storage, and leaves nothing behind.
-	_, err := jwkset.NewStorageFromHTTP(s.address, jwkset.HTTPClientStorageOptions{
-		Client: s.client, Ctx: ctx, HTTPTimeout: fetchTimeout, Storage: s.keys.Storage(),
-	})
+	err := s.load(ctx)
 	var inURL *url.Error
 	if errors.As(err, &inURL) { // it quotes the address
 		err = inURL.Err
@@ -192,6 +190,40 @@ func (s *keySet) fetch(ctx context.Context) error {
 	close(s.fetched)
 	s.fetched = make(chan struct{})
 	return err
+}
+
+// load takes over what the issuer publishes now. A key that can't be read is passed over, as RFC 7517 section 5 has it: it mustn't take the others away.
+func (s *keySet) load(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.address, http.NoBody)
+	if err != nil {
+		return err
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the issuer answered %q", response.Status)
+	}
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&set); err != nil {
+		return fmt.Errorf("the answer is no JWKS: %w", err)
+	}
+	var keys []jwkset.JWK
+	for _, text := range set.Keys {
+		j, err := jwkset.NewJWKFromRawJSON(text, jwkset.JWKMarshalOptions{Private: true}, jwkset.JWKValidateOptions{})
+		if err != nil {
+			s.log.Debug("auth: a key was passed over", "issuer", s.host)
+			continue
+		}
+		keys = append(keys, j)
+	}
+	return s.keys.Storage().KeyReplaceAll(ctx, keys)
 }
 
 // ready returns what is wrong, and whether there are keys.

@@ -391,6 +391,36 @@ func TestStartWhileTheIssuerIsDown(t *testing.T) {
 }
 
 // TestOneAlgorithmForEachKey: whatever a token says, the key's type decides.
+// TestAnOddKeyDoesntHideTheOthers: an issuer may publish what isn't understood here, also beside the key that it begins to sign with.
+func TestAnOddKeyDoesntHideTheOthers(t *testing.T) {
+	t.Parallel()
+	good, other := newSigner(t, "good", jwt.SigningMethodRS256), newSigner(t, "odd", jwt.SigningMethodES256)
+	set := jwks(t, good)
+	key := strings.TrimSuffix(strings.TrimPrefix(jwks(t, other), `{"keys":[`), `}]}`)
+	for name, odd := range map[string]string{
+		"another kty":            `{"kty":"AKP","alg":"ML-DSA-44","kid":"odd","pub":"AAAA"}`,
+		"another curve":          `{"kty":"EC","crv":"secp256k1","kid":"odd","x":"AQ","y":"AQ"}`,
+		"off its curve":          `{"kty":"EC","crv":"P-256","kid":"odd","x":"AQ","y":"AQ"}`,
+		"without its modulus":    `{"kty":"RSA","kid":"odd","e":"AQAB"}`,
+		"a use of its own":       key + `,"use":"tls"}`,
+		"key_ops of its own":     key + `,"key_ops":["attest"]}`,
+		"a certificate's rubble": key + `,"x5c":["AAAA"]}`,
+		"x5u on http":            key + `,"x5u":"http://192.0.2.1/x"}`,
+		"a number as kid":        `{"kty":"RSA","kid":5,"n":"AQAB","e":"AQAB"}`,
+		"no key at all":          `"odd"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPublisher(t, strings.Replace(set, `{"keys":[`, `{"keys":[`+odd+`,`, 1))
+			v := running(t, relaxed, Config{JWKSURL: p.url})
+			accept(t, v, good.token(t, ""))
+			if reasons, usable := v.Ready(); len(reasons) > 0 || !usable {
+				t.Errorf("Ready: %q, %v", reasons, usable)
+			}
+		})
+	}
+}
+
 func TestOneAlgorithmForEachKey(t *testing.T) {
 	t.Parallel()
 	r, e, d := newSigner(t, "r", jwt.SigningMethodRS256), newSigner(t, "e", jwt.SigningMethodES256), newSigner(t, "d", jwt.SigningMethodEdDSA)
