@@ -3,6 +3,7 @@ package ws_test
 import (
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -126,5 +127,56 @@ func TestTheTokenEndsWhileMembershipsAreAwaited(t *testing.T) {
 	c.expectExpiry(exp)
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A client that took each message just in time got one of each of its programs before anything else was looked at: its token outlived exp by the
+// write timeout for each program, or for each 64 KiB of a page of older events.
+func TestTheTokenEndsWhileAClientReadsSlowly(t *testing.T) {
+	t.Parallel()
+	const programs = 80
+	s := newStack(t)
+	names := make([]string, programs)
+	for i := range names {
+		names[i] = fmt.Sprintf("p%d", i)
+	}
+	s.user("u1", names...)
+	s.relay()
+	s.settled()
+	// stuck is a client that takes nothing until resume; the node's only one.
+	stuck := func(ttl time.Duration) (n *node, c *client, exp time.Time, resume func()) {
+		n = s.node(func(c *ws.Config) { c.WriteTimeout, c.PingTimeout = time.Hour, time.Hour })
+		proxy := testenv.Proxy(t, strings.TrimPrefix(n.url, "ws://"))
+		far := *n
+		far.url = "ws://" + proxy.Addr()
+		c = far.dial()
+		c.send(authFrame(mint(t, secret, "u1", ttl)))
+		exp = c.expect("ready", "live")[0].TokenExpiresAt
+		proxy.Blackhole(testenv.ToClient)
+		return n, c, exp, proxy.Resume
+	}
+	n, ended, exp, resume := stuck(6 * time.Second)
+	_, renewed, old, resumeRenewed := stuck(6 * time.Second)
+	s.exec(`SELECT relay.emit(p, 'request:created', json_build_object('n', 1, 'x', repeat('x', 250000))) FROM unnest($1::text[]) p`, names)
+	renewed.send(authFrame(n.token("u1")))
+	time.Sleep(time.Until(exp))
+	sent := n.metric("events_sent_total", "")
+	if sent == 0 || sent > programs-5 {
+		t.Fatalf("%v events were sent: it isn't stuck", sent)
+	}
+	resume()
+	code, status := ended.ending()
+	if code != "token_expired" || status != 4001 {
+		t.Errorf("closed with %q, %d", code, status)
+	}
+	if all := n.metric("events_sent_total", ""); all > sent+1 { // the one whose write is under way isn't counted yet
+		t.Errorf("%v events had been sent when the token ended, and %v in the end", sent, all)
+	}
+	time.Sleep(time.Until(old))
+	resumeRenewed()
+	for range programs {
+		if f := renewed.next(); f.Type != "event" {
+			t.Fatalf("the one who renewed got %v", f)
+		}
 	}
 }

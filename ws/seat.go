@@ -38,6 +38,11 @@ type gap struct {
 // advance reads on at every seat, and reports whether there is more.
 func (s *socket) advance(ctx context.Context) (more bool, err error) {
 	for i := 0; i < len(s.seats); {
+		if s.busy {
+			if err := s.attend(ctx); err != nil {
+				return false, err
+			}
+		}
 		st := s.seats[i]
 		if !st.located {
 			again, err := s.locate(ctx, st)
@@ -81,7 +86,7 @@ func (s *socket) advanceSeat(ctx context.Context, st *seat) (more bool, err erro
 	if len(v.entries) > 1 && v.events && st.gap == nil && st.announced && st.way.sees(v.entries[0]) {
 		err = s.sendAll(st, v)
 	} else {
-		done, err = s.handle(st, v.entries)
+		done, err = s.handle(ctx, st, v.entries)
 	}
 	if !done || err != nil {
 		return false, err
@@ -127,7 +132,7 @@ func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error)
 	case s.doubtful():
 		return false, nil
 	}
-	if done, err := s.handle(st, page.Entries); !done || err != nil {
+	if done, err := s.handle(ctx, st, page.Entries); !done || err != nil {
 		return false, err
 	}
 	if page.Through > st.cursor {
@@ -137,12 +142,21 @@ func (s *socket) readOlder(ctx context.Context, st *seat) (more bool, err error)
 	return len(page.Entries) > 0 || st.room.after(st.cursor, 1, 1).covered, nil
 }
 
-// handle sends what the user sees of entries and moves the cursor over them; done is false if it stopped at a revocation.
-func (s *socket) handle(st *seat, entries []Entry) (done bool, err error) {
+// handle sends what the user sees of entries and moves the cursor over them; done is false if it stopped at a revocation, or because the memberships
+// are to be read first.
+func (s *socket) handle(ctx context.Context, st *seat, entries []Entry) (done bool, err error) {
 	for i := range entries {
 		e := &entries[i]
 		if e.Position <= st.cursor {
 			continue
+		}
+		if s.busy {
+			if err := s.attend(ctx); err != nil {
+				return false, err
+			}
+			if s.doubtful() {
+				return false, nil
+			}
 		}
 		switch {
 		case e.Control == nil:

@@ -21,6 +21,7 @@ const (
 	maxPendingPongs = 16 // pings not yet answered; more are answered by fewer pongs
 	batchCount      = 64 // frames in one message to a client that takes several
 	batchBytes      = 64 << 10
+	attendEvery     = time.Second // of writing, between two looks at what must not wait for it
 	shortGoodbye    = time.Second // for the close handshake of a client without a good token; the library's is 5 s
 )
 
@@ -68,6 +69,8 @@ type socket struct {
 	admission   *admission    // from the Authorization header, until it is used
 	out         []message     // not yet written
 	outBytes    int
+	attended    time.Time // when what must not wait was last looked at
+	busy        bool      // writes have taken attendEvery since
 }
 
 // pending is what the others want from the pump.
@@ -331,6 +334,7 @@ func (s *socket) turn(ctx context.Context, p pending) error {
 	if err := s.clock(now); err != nil {
 		return err
 	}
+	s.attended, s.busy = now, false
 	if p.recheck || renewed || !now.Before(s.nextRecheck) {
 		if err := s.recheck(ctx); err != nil {
 			return err
@@ -399,7 +403,9 @@ func (s *socket) flush() error {
 func (s *socket) write(frames []byte) error {
 	began := time.Now()
 	err := s.wire.send(frames, began)
-	switch late := time.Since(began) >= s.hub.config.WriteTimeout; {
+	took := time.Since(began)
+	s.busy = s.busy || began.Add(took).Sub(s.attended) >= attendEvery
+	switch late := took >= s.hub.config.WriteTimeout; {
 	case late:
 		return endSlowConsumer
 	case err != nil:
