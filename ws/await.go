@@ -47,7 +47,8 @@ func (s *socket) setWake(wake chan struct{}) {
 	s.mu.Unlock()
 }
 
-// attend does what must not wait for a read, nor for a client that takes its messages slowly. The rest of what is pending, and all of it while there is no user, is left for the next turn.
+// attend does what must not wait for a read, nor for a client that takes its messages slowly. The rest of what is pending, and all of it while there
+// is no user, is left for the next turn.
 func (s *socket) attend(ctx context.Context) error {
 	s.mu.Lock()
 	p := s.pending

@@ -115,7 +115,7 @@ func (h *Hub) upgrade(w http.ResponseWriter, r *http.Request, a *admission) {
 	}
 	if a != nil {
 		var err error
-		if a.ask, err = parseQuery(r.URL.Query()); err != nil {
+		if a.ask, err = parseQuery(r.URL.RawQuery); err != nil {
 			s.pending.end = endBadFrame
 		}
 	}

@@ -223,7 +223,11 @@ func (a *ask) setLastMillis(ms float64) error {
 }
 
 // parseQuery reads since, lastEventTimestamp, programs and batch from the URL of a client that authenticates by header.
-func parseQuery(q url.Values) (ask, error) {
+func parseQuery(text string) (ask, error) {
+	q, err := url.ParseQuery(text)
+	if err != nil {
+		return ask{}, err
+	}
 	a := ask{batch: q.Get("batch") == "true" || q.Get("batch") == "1"}
 	if q.Has("programs") {
 		a.programs = set(strings.Split(strings.Join(q["programs"], ","), ","))
