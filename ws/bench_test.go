@@ -63,7 +63,7 @@ func hotSocket(t testing.TB, n int, batch bool) (deliver func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return func() {
-		st.cursor = 0
+		st.cursor, s.attended = 0, time.Now() // as at the beginning of a turn
 		_, err := s.advance(ctx)
 		if err == nil {
 			err = s.flush()
