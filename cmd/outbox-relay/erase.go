@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
-	"github.com/outboxrelay/outboxrelay/migrations"
 	"github.com/outboxrelay/outboxrelay/relay"
 )
 
@@ -48,18 +49,9 @@ func (p *program) eraseCommand() *cobra.Command {
 func erase(ctx context.Context, c *config, id int64, wait time.Duration) (position int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	pool, err := openPool(ctx, c.databaseURL)
-	if err != nil {
-		return 0, err
-	}
-	defer pool.Close()
-	if err := migrations.Check(ctx, pool); err != nil {
-		return 0, err
-	}
-	redis, err := relay.OpenRedis(c.redisURL)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = redis.Close() }()
-	return relay.Erase(ctx, pool, redis, id)
+	err = withServices(ctx, c, func(pool *pgxpool.Pool, client redis.UniversalClient) (err error) {
+		position, err = relay.Erase(ctx, pool, client, id)
+		return err
+	})
+	return position, err
 }

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/outboxrelay/outboxrelay/auth"
-	"github.com/outboxrelay/outboxrelay/migrations"
 	"github.com/outboxrelay/outboxrelay/outbox"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
@@ -53,30 +53,15 @@ func (p *program) explainCommand() *cobra.Command {
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), time.Minute)
 		defer cancel()
-		return explainEvent(ctx, &c, p.stdout, user, id)
+		return withServices(ctx, &c, func(pool *pgxpool.Pool, client redis.UniversalClient) error {
+			e := explanation{
+				out: p.stdout, pool: pool, store: auth.NewStore(pool), history: relay.NewHistory(relay.HistoryConfig{Redis: client, Pool: pool}),
+				user: user, most: c.maxCatchup,
+			}
+			return e.explain(ctx, id)
+		})
 	}
 	return cmd
-}
-
-func explainEvent(ctx context.Context, c *config, out io.Writer, user string, id int64) error {
-	pool, err := openPool(ctx, c.databaseURL)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	if err := migrations.Check(ctx, pool); err != nil {
-		return err
-	}
-	redis, err := relay.OpenRedis(c.redisURL)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = redis.Close() }()
-	e := explanation{
-		out: out, pool: pool, store: auth.NewStore(pool), history: relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool}),
-		user: user, most: c.maxCatchup,
-	}
-	return e.explain(ctx, id)
 }
 
 // explanation follows an event on its way: the outbox, the memberships, Redis, the client.

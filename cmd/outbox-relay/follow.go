@@ -7,9 +7,10 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/outboxrelay/outboxrelay/migrations"
 	"github.com/outboxrelay/outboxrelay/outbox"
 	"github.com/outboxrelay/outboxrelay/relay"
 	"github.com/outboxrelay/outboxrelay/ws"
@@ -21,20 +22,7 @@ const (
 )
 
 // follow prints a program's log as it grows, from Redis and Postgres and without a server: every event, whoever may see it.
-func (t *tailer) follow(ctx context.Context, c *config) error {
-	pool, err := openPool(ctx, c.databaseURL)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	if err := migrations.Check(ctx, pool); err != nil {
-		return err
-	}
-	redis, err := relay.OpenRedis(c.redisURL)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = redis.Close() }()
+func (t *tailer) follow(ctx context.Context, pool *pgxpool.Pool, client redis.UniversalClient) error {
 	since, asked := t.since["*"]
 	cursor := digits(since)
 	newest, err := outbox.NewestTick(ctx, pool)
@@ -47,7 +35,7 @@ func (t *tailer) follow(ctx context.Context, c *config) error {
 	if !asked || cursor > newest.Position {
 		cursor = newest.Position
 	}
-	h := relay.NewHistory(relay.HistoryConfig{Redis: redis, Pool: pool, Logger: slog.New(slog.DiscardHandler)})
+	h := relay.NewHistory(relay.HistoryConfig{Redis: client, Pool: pool, Logger: slog.New(slog.DiscardHandler)})
 	if err := h.Subscribe(ctx, ws.ProgramTopic(t.only)); err != nil {
 		return err
 	}

@@ -113,6 +113,24 @@ func openPool(ctx context.Context, databaseURL string) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
+// withServices opens, for a command, what the servers share, and closes it after use.
+func withServices(ctx context.Context, c *config, use func(*pgxpool.Pool, redis.UniversalClient) error) error {
+	pool, err := openPool(ctx, c.databaseURL)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := migrations.Check(ctx, pool); err != nil {
+		return err
+	}
+	client, err := relay.OpenRedis(c.redisURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	return use(pool, client)
+}
+
 // connect opens one connection, beside the pool.
 func connect(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 	c, err := relay.ConnConfig(databaseURL)

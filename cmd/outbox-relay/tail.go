@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -69,7 +71,9 @@ func (p *program) tailCommand() *cobra.Command {
 			t.since["*"] = since
 		}
 		if serverless {
-			return t.follow(cmd.Context(), &c)
+			return withServices(cmd.Context(), &c, func(pool *pgxpool.Pool, client redis.UniversalClient) error {
+				return t.follow(cmd.Context(), pool, client)
+			})
 		}
 		return t.run(cmd.Context())
 	}
